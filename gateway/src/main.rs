@@ -1,0 +1,2 @@
+//! The `tianyu` command.
+fn main() {}
