@@ -1,1 +1,4 @@
-//! Placeholder of the first commit.
+//! The gateway: takes reports in, makes them durable, hands them to the sinks.
+
+pub mod clock;
+pub mod entry;
