@@ -670,7 +670,7 @@ mod tests {
         Reader::new(folder.path()).replay(2, 2, |batch| again.extend(batch)).unwrap();
         assert_eq!(lines(&again).len(), 2);
         let sorted = |line: &str| {
-            let mut fields: Vec<_> = line.trim().split(|c| c == ',' || c == ' ').map(str::to_owned).collect();
+            let mut fields: Vec<_> = line.trim().split([',', ' ']).map(str::to_owned).collect();
             fields.sort();
             fields
         };
