@@ -1,6 +1,1 @@
-//! The gateway: takes reports in, makes them durable, hands them to the sinks.
-
-pub mod clock;
-pub mod config;
-pub mod entry;
-pub mod sinks;
+//! Placeholder of the first commit.

@@ -1,2 +1,17 @@
-//! Placeholder of the first commit.
+//! Drivers of instruments over embedded-hal 1.0, and Modbus probes as data.
+//!
+//! Owns: the Modbus RTU master ([`modbus`]), probe profiles ([`profile`]), and one file per part
+//! for what hangs on I2C (SHT3x and SHT4x, ADS1115). Each has a pure `convert` core that a datasheet's
+//! numbers test.
+//!
+//! Does not own: when to sample, calibration, compensation, quality tests (`node`), nor pins and
+//! buses (boards). It never waits on its own account: a driver starts a measurement, and is asked
+//! again later.
 #![no_std]
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]
+
+#[cfg(any(test, feature = "compile"))]
+extern crate std;
+
+pub mod modbus;
+pub mod profile;

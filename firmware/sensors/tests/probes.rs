@@ -1,0 +1,250 @@
+//! Every built-in profile against frames: recorded where there are any, else computed.
+
+use sensors::{
+    modbus::{Scan, crc16, scan},
+    profile::{
+        CompensatedBy, Profile, Sample, Setting, WriteError,
+        compile::{self, Compiled},
+    },
+};
+use telemetry::{MissingReason, Property, Tests};
+
+fn built_in(name: &str) -> Compiled {
+    compile::built_in(name).unwrap().unwrap()
+}
+
+/// Runs (request, answer) pairs through the profile; the answers must be those of its own requests.
+fn read(profile: &Profile<'_>, frames: &[(&[u8], &[u8])]) -> Vec<Result<Sample, MissingReason>> {
+    let mut samples = vec![Err(MissingReason::NotRead); profile.quantities().count()];
+    for (index, block) in profile.blocks().enumerate() {
+        let request = profile.request(block, profile.address()).unwrap();
+        let Some((_, answer)) = frames.iter().find(|(ask, _)| *ask == request.bytes()) else {
+            continue;
+        };
+        let Scan::Answer { start, end } = scan(&request, answer) else {
+            panic!("{answer:02X?} does not answer {:02X?}", request.bytes());
+        };
+        profile.convert(index, Ok(&answer[start..end]), |at, sample| samples[at] = sample);
+    }
+    samples
+}
+
+fn values(samples: &[Result<Sample, MissingReason>]) -> Vec<f32> {
+    samples.iter().map(|it| it.as_ref().unwrap().value).collect()
+}
+
+/// A frame with the CRC that belongs to it.
+fn sealed(body: &[u8]) -> Vec<u8> {
+    let mut frame = body.to_vec();
+    frame.extend(crc16(body).to_le_bytes());
+    frame
+}
+
+const SOIL_A: [u8; 13] = [0x01, 0x03, 0x08, 0x02, 0x92, 0xFF, 0x9B, 0x03, 0xE8, 0x00, 0x38, 0x57, 0xB6];
+
+#[test]
+fn soil_map_a_reads_the_vendors_frame() {
+    let compiled = built_in("soil-a");
+    let profile = compiled.profile().unwrap();
+    let ask = [0x01, 0x03, 0x00, 0x00, 0x00, 0x04, 0x44, 0x09];
+    let samples = read(&profile, &[(&ask, &SOIL_A)]);
+    assert_eq!(values(&samples), [65.8, -10.1, 1000.0, 5.6]);
+    let properties: Vec<_> = profile.quantities().map(|it| it.property).collect();
+    assert_eq!(
+        properties,
+        [Property::SoilMoisture, Property::SoilTemperature, Property::SoilConductivity, Property::SoilPh]
+    );
+}
+
+#[test]
+fn soil_map_a_with_three_registers_gives_three_values_and_no_ph() {
+    // 01 03 06 01 EF 01 44 00 04 B5 59, logged from a probe without pH.
+    let compiled = built_in("soil-a");
+    let profile = compiled.profile().unwrap();
+    let data = [0x01, 0xEF, 0x01, 0x44, 0x00, 0x04];
+    let samples: Vec<_> = profile.quantities().map(|it| it.convert(&data)).collect();
+    assert_eq!(values(&samples[..3]), [49.5, 32.4, 4.0]);
+    assert_eq!(samples[3], Err(MissingReason::Garbled));
+}
+
+#[test]
+fn a_good_crc_does_not_make_npk_of_conductivity() {
+    let ask = [0x01, 0x03, 0x00, 0x00, 0x00, 0x07, 0x04, 0x08];
+    let answer = [
+        0x01, 0x03, 0x0E, 0x03, 0xE8, 0x01, 0x36, 0x1F, 0x2C, 0x00, 0x3F, 0x06, 0x5A, 0x07, 0xCF, 0x07, 0xCF, 0x88,
+        0x57,
+    ];
+    let compiled = built_in("soil-a-npk");
+    let samples = read(&compiled.profile().unwrap(), &[(&ask, &answer)]);
+    assert_eq!(values(&samples[..5]), [100.0, 31.0, 7980.0, 6.3, 1626.0]);
+    // The moisture stands at the end of its scale, nitrogen was never measured: both are doubtful.
+    let tests: Vec<_> = samples[..5].iter().map(|it| it.unwrap().tests).collect();
+    assert_eq!(tests, [Tests::PROBE, Tests::NONE, Tests::NONE, Tests::NONE, Tests::PROBE]);
+    assert_eq!(samples[5..], [Err(MissingReason::OutOfRange); 2]);
+    // The plain profile does not ask for them at all.
+    let plain = built_in("soil-a");
+    let asked: u8 = plain.profile().unwrap().blocks().map(|it| it.count).sum();
+    assert_eq!(asked, 4);
+}
+
+#[test]
+fn jxct_asks_for_npk_as_its_manual_does_and_keeps_ph_in_hundredths() {
+    let compiled = built_in("soil-b-jxct");
+    let profile = compiled.profile().unwrap();
+    let samples = read(
+        &profile,
+        &[
+            (&sealed(&[1, 3, 0, 0x06, 0, 1]), &sealed(&[1, 3, 2, 0x02, 0x9E])),
+            (&sealed(&[1, 3, 0, 0x12, 0, 2]), &sealed(&[1, 3, 4, 0x01, 0x0A, 0xFF, 0xE2])),
+            (&sealed(&[1, 3, 0, 0x15, 0, 1]), &sealed(&[1, 3, 2, 0x01, 0x2C])),
+            (&[0x01, 0x03, 0x00, 0x1E, 0x00, 0x03, 0x65, 0xCD], &sealed(&[1, 3, 6, 0, 0x20, 0, 0x25, 0, 0x30])),
+        ],
+    );
+    assert_eq!(values(&samples), [6.7, 26.6, -3.0, 300.0, 32.0, 37.0, 48.0]);
+    assert!(samples[4..].iter().all(|it| it.unwrap().tests == Tests::PROBE));
+}
+
+#[test]
+fn soil_map_c_has_temperature_before_moisture_and_ph_last() {
+    let compiled = built_in("soil-c");
+    let profile = compiled.profile().unwrap();
+    let samples = read(
+        &profile,
+        &[(
+            &sealed(&[2, 3, 0, 0, 0, 8]),
+            &sealed(&[2, 3, 16, 0x00, 0xF6, 0x01, 0x5E, 0x02, 0x58, 0x01, 0x4A, 0, 12, 0, 20, 0, 30, 0x00, 0x44]),
+        )],
+    );
+    assert_eq!(values(&samples), [24.6, 35.0, 600.0, 330.0, 12.0, 20.0, 30.0, 6.8]);
+}
+
+#[test]
+fn renke_oxygen_is_a_fraction_and_compensated_by_the_probe() {
+    let compiled = built_in("renke-rs-ldo-n01");
+    let profile = compiled.profile().unwrap();
+    let samples = read(
+        &profile,
+        &[(
+            &[0x01, 0x03, 0x00, 0x00, 0x00, 0x06, 0xC5, 0xC8],
+            &[0x01, 0x03, 0x0C, 0x3F, 0x6B, 0x02, 0x0C, 0x40, 0xE6, 0x14, 0x7B, 0x41, 0xDB, 0x33, 0x33, 0xBC, 0xC9],
+        )],
+    );
+    for (value, wanted) in values(&samples).into_iter().zip([91.8, 7.19, 27.4]) {
+        assert!((value - wanted).abs() < 1e-4, "{value} instead of {wanted}");
+    }
+    let sides: Vec<_> = profile.quantities().map(|it| it.compensated_by).collect();
+    assert_eq!(sides, [CompensatedBy::Probe, CompensatedBy::Probe, CompensatedBy::Nobody]);
+}
+
+#[test]
+fn renke_is_calibrated_and_told_salinity_with_the_frames_of_the_domain_page() {
+    let compiled = built_in("renke-rs-ldo-n01");
+    let profile = compiled.profile().unwrap();
+    let frame = |setting, value| profile.write_request(setting, value, 1).map(|it| it.bytes().to_vec());
+    assert_eq!(frame(Setting::CalibrateZero, 0.0).unwrap(), [0x01, 0x06, 0x10, 0x10, 0x00, 0x01, 0x4D, 0x0F]);
+    assert_eq!(frame(Setting::CalibrateFull, 0.0).unwrap(), [0x01, 0x06, 0x10, 0x10, 0x00, 0x02, 0x0D, 0x0E]);
+    assert_eq!(frame(Setting::Salinity, 30.0).unwrap(), [0x01, 0x06, 0x10, 0x20, 0x00, 0x1E, 0x0C, 0xC8]);
+    assert_eq!(frame(Setting::Pressure, 101.3).unwrap()[4..6], 10_130_u16.to_be_bytes());
+    for impossible in [f32::NAN, -1.0, 1e6] {
+        assert_eq!(frame(Setting::Salinity, impossible), Err(WriteError::Value(Setting::Salinity)));
+    }
+    assert_eq!(frame(Setting::Baud, 9600.0), Err(WriteError::Unsupported(Setting::Baud)));
+}
+
+#[test]
+fn rates_are_written_as_the_makers_code() {
+    let compiled = built_in("soil-a");
+    let profile = compiled.profile().unwrap();
+    let request = profile.write_request(Setting::Baud, 9600.0, 1).unwrap();
+    assert_eq!(request.bytes()[..6], [1, 6, 0x07, 0xD1, 0, 2]);
+    assert_eq!(profile.write_request(Setting::Baud, 19_200.0, 1), Err(WriteError::Value(Setting::Baud)));
+}
+
+#[test]
+fn no_oxygen_at_all_is_a_value() {
+    let compiled = built_in("renke-rs-ldo-n01");
+    let profile = compiled.profile().unwrap();
+    let mut data = [0_u8; 12];
+    for low in [0.0_f32, 0.1, 0.4, -0.05] {
+        data[4..8].copy_from_slice(&low.to_be_bytes());
+        let oxygen = profile.quantities().nth(1).unwrap().convert(&data).unwrap();
+        assert_eq!((oxygen.value, oxygen.tests), (low, Tests::NONE));
+    }
+    data[4..8].copy_from_slice(&f32::NAN.to_be_bytes());
+    assert_eq!(profile.quantities().nth(1).unwrap().convert(&data), Err(MissingReason::Sentinel));
+}
+
+#[test]
+fn the_weather_station_reads_its_own_log() {
+    let compiled = built_in("dfrobot-sen0658");
+    let profile = compiled.profile().unwrap();
+    let samples = read(
+        &profile,
+        &[
+            (
+                &[0x01, 0x03, 0x01, 0xF4, 0x00, 0x04, 0x04, 0x07],
+                &[0x01, 0x03, 0x08, 0x00, 0x0E, 0x00, 0x01, 0x00, 0x02, 0x00, 0x6E, 0x67, 0xFB],
+            ),
+            (
+                &[0x01, 0x03, 0x01, 0xF8, 0x00, 0x03, 0x85, 0xC6],
+                &[0x01, 0x03, 0x06, 0x01, 0xC3, 0x00, 0xF6, 0x02, 0x06, 0x05, 0xE5],
+            ),
+            (
+                &[0x01, 0x03, 0x01, 0xFB, 0x00, 0x03, 0x75, 0xC6],
+                &[0x01, 0x03, 0x06, 0x00, 0x05, 0x00, 0x0F, 0x03, 0xFB, 0x9C, 0x05],
+            ),
+            (
+                &[0x01, 0x03, 0x01, 0xFE, 0x00, 0x02, 0xA4, 0x07],
+                &[0x01, 0x03, 0x04, 0x00, 0x00, 0x00, 0x32, 0x7B, 0xE6],
+            ),
+        ],
+    );
+    assert_eq!(values(&samples), [0.14, 1.0, 110.0, 45.1, 24.6, 51.8, 5.0, 15.0, 1019.0, 50.0]);
+}
+
+#[test]
+fn register_503_of_a_louver_box_is_what_its_label_says() {
+    let ask = sealed(&[1, 3, 0x01, 0xF4, 0, 8]);
+    let answer = sealed(&[
+        1, 3, 16, 0x02, 0xA3, 0xFF, 0x9C, 0x01, 0xC2, 0x01, 0xF4, 0x00, 0x28, 0x03, 0xF5, 0x00, 0x01, 0x86, 0xA0,
+    ]);
+    let dust = built_in("louver-box-pm25");
+    let samples = read(&dust.profile().unwrap(), &[(&ask, &answer)]);
+    assert_eq!(values(&samples), [67.5, -10.0, 45.0, 500.0, 40.0, 1013.0, 100_000.0]);
+    let gas = built_in("louver-box-co2");
+    let profile = gas.profile().unwrap();
+    assert_eq!(profile.quantities().nth(3).unwrap().property, Property::CarbonDioxide);
+    assert_eq!(values(&read(&profile, &[(&ask, &answer)])), [67.5, -10.0, 45.0, 500.0, 1013.0, 100_000.0]);
+}
+
+#[test]
+fn xy_md02_is_read_with_function_04() {
+    let compiled = built_in("xy-md02");
+    let samples = read(
+        &compiled.profile().unwrap(),
+        &[(&[0x01, 0x04, 0x00, 0x01, 0x00, 0x02, 0x20, 0x0B], &[0x01, 0x04, 0x04, 0x01, 0x31, 0x02, 0x22, 0x2A, 0xCE])],
+    );
+    assert_eq!(values(&samples), [30.5, 54.6]);
+}
+
+#[test]
+fn supmea_leaves_compensation_to_the_node_and_hach_does_its_own() {
+    let supmea = built_in("supmea-do7013");
+    let profile = supmea.profile().unwrap();
+    let samples =
+        read(&profile, &[(&sealed(&[1, 3, 0, 0, 0, 3]), &sealed(&[1, 3, 6, 0x01, 0x12, 0x02, 0xCF, 0x03, 0x96]))]);
+    assert_eq!(values(&samples), [27.4, 7.19, 91.8]);
+    assert_eq!(profile.quantities().nth(1).unwrap().compensated_by, CompensatedBy::Node);
+
+    let hach = built_in("hach-ldo-aqs");
+    let profile = hach.profile().unwrap();
+    let samples = read(
+        &profile,
+        &[
+            (&sealed(&[247, 3, 0, 0, 0, 2]), &sealed(&[247, 3, 4, 0x1F, 0x92, 0x0A, 0x51])),
+            (&sealed(&[247, 3, 0, 11, 0, 1]), &sealed(&[247, 3, 2, 0, 98])),
+        ],
+    );
+    assert_eq!(values(&samples), [8.082, 26.41, 98.0]);
+    assert_eq!(profile.quantities().next().unwrap().compensated_by, CompensatedBy::Probe);
+}
