@@ -1,1 +1,6 @@
-//! Placeholder of the first commit.
+//! The gateway: takes reports in, makes them durable, hands them to the sinks.
+
+pub mod clock;
+pub mod config;
+pub mod entry;
+pub mod sinks;

@@ -24,7 +24,7 @@ impl<'b> NibbleWriter<'b> {
 
     pub(crate) fn unit(&mut self, unit: u8) -> Result<(), Full> {
         let slot = self.buffer.get_mut(self.units / 2).ok_or(Full)?;
-        *slot = if self.units % 2 == 0 { unit << 4 } else { (*slot & 0xF0) | (unit & 0x0F) };
+        *slot = if self.units.is_multiple_of(2) { unit << 4 } else { (*slot & 0xF0) | (unit & 0x0F) };
         self.units += 1;
         Ok(())
     }
@@ -60,7 +60,7 @@ impl<'b> NibbleReader<'b> {
 
     pub(crate) fn unit(&mut self) -> Option<u8> {
         let byte = *self.bytes.get(self.units / 2)?;
-        let unit = if self.units % 2 == 0 { byte >> 4 } else { byte & 0x0F };
+        let unit = if self.units.is_multiple_of(2) { byte >> 4 } else { byte & 0x0F };
         self.units += 1;
         Some(unit)
     }

@@ -170,8 +170,13 @@ impl Property {
     /// A value in the property's unit, as the integer that is kept and sent: rounded to the
     /// property's digits, half away from zero. `None` for NaN, infinities and what no `i32` holds.
     pub fn quantize(self, value: f32) -> Option<i32> {
-        let scaled = f64::from(value) * POW10[usize::from(self.facts().digits)];
-        if !(scaled > -2_147_483_648.0 && scaled < 2_147_483_647.0) {
+        self.quantize_exact(f64::from(value))
+    }
+
+    /// The kept integer of a value that [`Property::value`] gave: its inverse.
+    pub fn quantize_exact(self, value: f64) -> Option<i32> {
+        let scaled = value * POW10[usize::from(self.facts().digits)];
+        if !(scaled > -2_147_483_649.0 && scaled < 2_147_483_648.0) {
             return None;
         }
         Some(if scaled < 0.0 { scaled - 0.5 } else { scaled + 0.5 } as i32)

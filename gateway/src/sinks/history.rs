@@ -1,0 +1,681 @@
+//! Local history: the readings and events of a farm that has no server, and the source from
+//! which a sink that fell behind is fed again.
+//!
+//! One SQLite file per month of phenomenon time (UTC), so that damage is confined; each is whole
+//! by itself, with its own table of series. Rows are keyed by series and time and carry the
+//! record's name. Every batch is one transaction per file with `synchronous=FULL`: when
+//! [`History::store`] returns, the rows are on the disk, and only then does the caller move its
+//! cursor. There is deliberately no second cursor in the file: a batch stored twice is the same
+//! rows, because key and name decide.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+
+use rusqlite::{Connection, OpenFlags, OptionalExtension as _, params};
+
+use crate::entry::{Accepted, Content, Dated, Observation, Place};
+
+/// `PRAGMA application_id` of a history file: "Tyhi".
+const APPLICATION_ID: i32 = 0x5479_6869;
+/// `PRAGMA user_version`: the format.
+const FORMAT: i32 = 1;
+/// Files kept open for writing.
+const OPEN_FILES_MAX: usize = 4;
+/// Series ids remembered; beyond this the memory starts anew.
+const SERIES_REMEMBERED_MAX: usize = 100_000;
+
+const SCHEMA: &str = "
+CREATE TABLE IF NOT EXISTS series (
+  id INTEGER PRIMARY KEY, medium TEXT NOT NULL, adcode INTEGER NOT NULL, site TEXT NOT NULL, unit TEXT NOT NULL,
+  node TEXT NOT NULL, point TEXT NOT NULL, property TEXT NOT NULL,
+  UNIQUE (site, unit, point, property, node, medium, adcode)) STRICT;
+CREATE TABLE IF NOT EXISTS reading (
+  series INTEGER NOT NULL, time_ms INTEGER NOT NULL, value REAL, flag INTEGER NOT NULL, tests INTEGER NOT NULL,
+  raw REAL, calibration INTEGER NOT NULL, error_ms INTEGER NOT NULL, ring INTEGER NOT NULL, seq INTEGER NOT NULL,
+  PRIMARY KEY (series, time_ms)) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS event (
+  node TEXT NOT NULL, ring INTEGER NOT NULL, seq INTEGER NOT NULL, time_ms INTEGER NOT NULL, error_ms INTEGER NOT NULL,
+  code INTEGER NOT NULL, subject INTEGER NOT NULL, value INTEGER NOT NULL, detail INTEGER NOT NULL,
+  adcode INTEGER, site TEXT, unit TEXT, point TEXT,
+  PRIMARY KEY (node, ring, seq)) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS clash (
+  series INTEGER NOT NULL, time_ms INTEGER NOT NULL, ring INTEGER NOT NULL, seq INTEGER NOT NULL,
+  value REAL, flag INTEGER NOT NULL, tests INTEGER NOT NULL,
+  PRIMARY KEY (series, time_ms, ring, seq)) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS intake (
+  first INTEGER NOT NULL, last INTEGER NOT NULL, time_min_ms INTEGER NOT NULL, time_max_ms INTEGER NOT NULL,
+  PRIMARY KEY (first, last)) STRICT, WITHOUT ROWID;
+";
+
+/// What went wrong with the history.
+#[derive(Debug, thiserror::Error)]
+pub enum HistoryError {
+    /// SQLite could not do it.
+    #[error("{doing} {path}: {source}", path = path.display())]
+    Sqlite {
+        /// What was tried.
+        doing: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: rusqlite::Error,
+    },
+    /// The folder cannot be made or listed.
+    #[error("open {path}: {source}", path = path.display())]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// The file is not a history file, or a newer program's.
+    #[error("{path} is {found}; move it away, or use the program that wrote it", path = path.display())]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+        /// What it is.
+        found: String,
+    },
+}
+
+/// What storing a batch did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stored {
+    /// Rows that are new.
+    pub new: u64,
+    /// Rows that were there already, under the same name.
+    pub again: u64,
+    /// Readings whose series and time are taken by a record of another name; set aside in `clash`.
+    pub clashes: u64,
+}
+
+/// A reading as it stands in the history.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Row {
+    /// Phenomenon time, UTC in milliseconds.
+    pub time_ms: i64,
+    /// Value in the property's unit; none where missing.
+    pub value: Option<f64>,
+    /// QARTOD flag.
+    pub flag: u8,
+    /// Tests and missing reason, as in the `<p>_tests` field.
+    pub tests: i64,
+    /// Bound of the date's error.
+    pub error_ms: u64,
+}
+
+/// The history's folder, open for writing.
+pub struct History {
+    folder: PathBuf,
+    files: BTreeMap<String, File>,
+}
+
+struct File {
+    connection: Connection,
+    series: HashMap<SeriesKey, i64>,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct SeriesKey {
+    node: String,
+    property: u8,
+    place: Place,
+}
+
+/// The month a time falls into, as the file's name has it.
+fn period(time_ms: i64) -> String {
+    match jiff::Timestamp::from_millisecond(time_ms) {
+        Ok(at) => at.strftime("%Y-%m").to_string(),
+        // Acceptance dates nothing outside jiff's years −9999…9999; a file for what it could not be.
+        Err(_) => "undated".to_owned(),
+    }
+}
+
+impl History {
+    /// Opens the folder, making it when it is not there.
+    pub fn open(folder: &Path) -> Result<Self, HistoryError> {
+        std::fs::create_dir_all(folder).map_err(|source| HistoryError::Folder { path: folder.to_owned(), source })?;
+        Ok(Self { folder: folder.to_owned(), files: BTreeMap::new() })
+    }
+
+    /// Stores the records of spool positions `first..=last`, durably.
+    pub fn store(&mut self, batch: &[Accepted], first: u64, last: u64) -> Result<Stored, HistoryError> {
+        let mut periods: BTreeMap<String, Vec<(&Accepted, &Dated)>> = BTreeMap::new();
+        for accepted in batch {
+            for record in &accepted.records {
+                if matches!(record.content, Content::Round { .. } | Content::Event { .. }) {
+                    periods.entry(period(record.date_ms)).or_default().push((accepted, record));
+                }
+            }
+        }
+        let mut stored = Stored::default();
+        for (name, records) in periods {
+            let file = self.file(&name)?;
+            let done = file.store(&records, first, last);
+            if done.is_err() {
+                // The ids of a transaction that was rolled back are not to be trusted.
+                file.series.clear();
+            }
+            let done = done.map_err(|source| HistoryError::Sqlite {
+                doing: "store readings in",
+                path: self.folder.join(format!("{name}.sqlite")),
+                source,
+            })?;
+            stored.new += done.new;
+            stored.again += done.again;
+            stored.clashes += done.clashes;
+        }
+        Ok(stored)
+    }
+
+    fn file(&mut self, name: &str) -> Result<&mut File, HistoryError> {
+        if !self.files.contains_key(name) && self.files.len() >= OPEN_FILES_MAX {
+            // Late data go to old months: the oldest open one is closed.
+            self.files.pop_first();
+        }
+        match self.files.entry(name.to_owned()) {
+            std::collections::btree_map::Entry::Occupied(open) => Ok(open.into_mut()),
+            std::collections::btree_map::Entry::Vacant(slot) => {
+                Ok(slot.insert(File::open(self.folder.join(format!("{name}.sqlite")))?))
+            }
+        }
+    }
+}
+
+impl File {
+    fn open(path: PathBuf) -> Result<Self, HistoryError> {
+        let sqlite = |doing| {
+            let path = path.clone();
+            move |source| HistoryError::Sqlite { doing, path, source }
+        };
+        let connection = Connection::open(&path).map_err(sqlite("open"))?;
+        check(&connection, &path)?;
+        connection
+            .execute_batch(&format!(
+                "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA busy_timeout=5000;
+                 PRAGMA application_id={APPLICATION_ID}; PRAGMA user_version={FORMAT}; {SCHEMA}"
+            ))
+            .map_err(sqlite("prepare"))?;
+        Ok(Self { connection, series: HashMap::new() })
+    }
+
+    fn store(&mut self, records: &[(&Accepted, &Dated)], first: u64, last: u64) -> rusqlite::Result<Stored> {
+        let Self { connection, series, .. } = self;
+        let mut stored = Stored::default();
+        let transaction = connection.transaction()?;
+        {
+            let mut reading = transaction.prepare_cached(
+                "INSERT INTO reading VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10) ON CONFLICT DO NOTHING",
+            )?;
+            let mut event = transaction.prepare_cached(
+                "INSERT INTO event VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13) ON CONFLICT DO NOTHING",
+            )?;
+            let (mut time_min, mut time_max) = (i64::MAX, i64::MIN);
+            for (accepted, record) in records {
+                time_min = time_min.min(record.date_ms);
+                time_max = time_max.max(record.date_ms);
+                match &record.content {
+                    Content::Round { readings, .. } => {
+                        for r in readings {
+                            let (Some(place), Some(_)) = (accepted.places.get(usize::from(r.place)), r.property())
+                            else {
+                                continue;
+                            };
+                            let id = series_id(&transaction, series, &accepted.node, r, place)?;
+                            let error_ms = i64::try_from(record.error_ms).unwrap_or(i64::MAX);
+                            let new = reading.execute(params![
+                                id,
+                                record.date_ms,
+                                r.value(),
+                                r.flag,
+                                r.tests_field(),
+                                r.raw(),
+                                r.calibration,
+                                error_ms,
+                                accepted.ring,
+                                record.seq
+                            ])?;
+                            if new == 1 {
+                                stored.new += 1;
+                            } else if taken_by_another(&transaction, id, accepted.ring, record)? {
+                                transaction
+                                    .prepare_cached(
+                                        "INSERT INTO clash VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT DO NOTHING",
+                                    )?
+                                    .execute(params![
+                                        id,
+                                        record.date_ms,
+                                        accepted.ring,
+                                        record.seq,
+                                        r.value(),
+                                        r.flag,
+                                        r.tests_field()
+                                    ])?;
+                                stored.clashes += 1;
+                            } else {
+                                stored.again += 1;
+                            }
+                        }
+                    }
+                    Content::Event { code, subject, value, detail, place } => {
+                        let place = place.and_then(|at| accepted.places.get(usize::from(at)));
+                        let new = event.execute(params![
+                            accepted.node,
+                            accepted.ring,
+                            record.seq,
+                            record.date_ms,
+                            i64::try_from(record.error_ms).unwrap_or(i64::MAX),
+                            code,
+                            subject,
+                            value,
+                            detail,
+                            place.map(|p| p.adcode),
+                            place.map(|p| &p.site),
+                            place.map(|p| &p.unit),
+                            place.map(|p| &p.point),
+                        ])?;
+                        if new == 1 { stored.new += 1 } else { stored.again += 1 }
+                    }
+                    Content::Description(_) | Content::Loss(..) | Content::Gone => {}
+                }
+            }
+            if time_min <= time_max {
+                transaction
+                    .prepare_cached("INSERT OR REPLACE INTO intake VALUES (?1, ?2, ?3, ?4)")?
+                    .execute(params![position(first), position(last), time_min, time_max])?;
+            }
+        }
+        transaction.commit()?;
+        Ok(stored)
+    }
+}
+
+/// SQLite's integers are signed; positions stay below 2^63.
+fn position(position: u64) -> i64 {
+    i64::try_from(position).unwrap_or(i64::MAX)
+}
+
+fn taken_by_another(connection: &Connection, series: i64, ring: u32, record: &Dated) -> rusqlite::Result<bool> {
+    let (r, s): (u32, u32) = connection
+        .prepare_cached("SELECT ring, seq FROM reading WHERE series = ?1 AND time_ms = ?2")?
+        .query_row(params![series, record.date_ms], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    Ok((r, s) != (ring, record.seq))
+}
+
+fn series_id(
+    connection: &Connection,
+    known: &mut HashMap<SeriesKey, i64>,
+    node: &str,
+    reading: &Observation,
+    place: &Place,
+) -> rusqlite::Result<i64> {
+    let key = SeriesKey { node: node.to_owned(), property: reading.property, place: place.clone() };
+    if let Some(id) = known.get(&key) {
+        return Ok(*id);
+    }
+    if known.len() >= SERIES_REMEMBERED_MAX {
+        known.clear();
+    }
+    let (medium, property) = reading.property().map_or(("", ""), |p| (p.medium().name(), p.name()));
+    let tags = params![place.site, place.unit, place.point, property, node, medium, place.adcode];
+    let find = "SELECT id FROM series WHERE site=?1 AND unit=?2 AND point=?3 AND property=?4 AND node=?5 AND medium=?6 AND adcode=?7";
+    let found = connection.prepare_cached(find)?.query_row(tags, |row| row.get(0)).optional()?;
+    let id = match found {
+        Some(id) => id,
+        None => {
+            connection
+                .prepare_cached("INSERT INTO series (site, unit, point, property, node, medium, adcode) VALUES (?1,?2,?3,?4,?5,?6,?7)")?
+                .execute(tags)?;
+            connection.last_insert_rowid()
+        }
+    };
+    known.insert(key, id);
+    Ok(id)
+}
+
+/// Refuses what is not ours, before anything is written to it.
+fn check(connection: &Connection, path: &Path) -> Result<(), HistoryError> {
+    let pragma =
+        |name| {
+            connection
+                .pragma_query_value(None, name, |row| row.get::<_, i32>(0))
+                .map_err(|source| HistoryError::Sqlite { doing: "read", path: path.to_owned(), source })
+        };
+    let foreign = |found: String| Err(HistoryError::Foreign { path: path.to_owned(), found });
+    let (application, format, pages) = (pragma("application_id")?, pragma("user_version")?, pragma("page_count")?);
+    match (application, format) {
+        (0, 0) if pages == 0 => Ok(()),
+        (APPLICATION_ID, 1..=FORMAT) => Ok(()),
+        (APPLICATION_ID, newer) => foreign(format!("of history format {newer}; this program knows {FORMAT}")),
+        _ => foreign("not a history file".to_owned()),
+    }
+}
+
+/// The history for reading, beside a running gateway or without one.
+pub struct Reader {
+    folder: PathBuf,
+}
+
+/// Which series to read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Selection {
+    /// Site name.
+    pub site: String,
+    /// Unit name.
+    pub unit: String,
+    /// Point name, empty where there is only one.
+    pub point: String,
+    /// Property name.
+    pub property: String,
+}
+
+impl Reader {
+    /// A reader of this folder; it need not be there yet.
+    pub fn new(folder: &Path) -> Self {
+        Self { folder: folder.to_owned() }
+    }
+
+    fn files(&self) -> Result<Vec<PathBuf>, HistoryError> {
+        let folder = |source| HistoryError::Folder { path: self.folder.clone(), source };
+        let listing = match std::fs::read_dir(&self.folder) {
+            Ok(listing) => listing,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(folder(error)),
+        };
+        let mut files = Vec::new();
+        for entry in listing {
+            let path = entry.map_err(folder)?.path();
+            if path.extension().is_some_and(|e| e == "sqlite") {
+                files.push(path);
+            }
+        }
+        files.sort();
+        Ok(files)
+    }
+
+    fn each<T>(
+        &self,
+        within: impl Fn(&str) -> bool,
+        mut read: impl FnMut(&Connection) -> rusqlite::Result<Vec<T>>,
+    ) -> Result<Vec<T>, HistoryError> {
+        let mut all = Vec::new();
+        for path in self.files()? {
+            if !path.file_stem().and_then(|s| s.to_str()).is_some_and(&within) {
+                continue;
+            }
+            let sqlite = |source| HistoryError::Sqlite { doing: "read", path: path.clone(), source };
+            let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+            let connection = Connection::open_with_flags(&path, flags).map_err(sqlite)?;
+            connection.busy_timeout(std::time::Duration::from_secs(5)).map_err(sqlite)?;
+            check(&connection, &path)?;
+            all.extend(read(&connection).map_err(sqlite)?);
+        }
+        Ok(all)
+    }
+
+    /// Rows of one series with `from_ms <= time < to_ms`, oldest first, at most `limit` of each month.
+    pub fn rows(&self, which: &Selection, from_ms: i64, to_ms: i64, limit: u32) -> Result<Vec<Row>, HistoryError> {
+        let (first, last) = (period(from_ms), period(to_ms.saturating_sub(1)));
+        self.each(|month| month >= first.as_str() && month <= last.as_str(), |c| {
+            c.prepare_cached(
+                "SELECT time_ms, value, flag, tests, error_ms FROM reading JOIN series ON series.id = reading.series
+                 WHERE site=?1 AND unit=?2 AND point=?3 AND property=?4 AND time_ms >= ?5 AND time_ms < ?6
+                 ORDER BY time_ms LIMIT ?7",
+            )?
+            .query_map(params![which.site, which.unit, which.point, which.property, from_ms, to_ms, limit], |r| {
+                Ok(Row { time_ms: r.get(0)?, value: r.get(1)?, flag: r.get(2)?, tests: r.get(3)?, error_ms: r.get::<_, i64>(4)?.unsigned_abs() })
+            })?
+            .collect()
+        })
+    }
+
+    /// How many readings there are, and how many were set aside because of a clash.
+    pub fn count(&self) -> Result<(u64, u64), HistoryError> {
+        let counts = self.each(
+            |_| true,
+            |c| {
+                let n: i64 = c.query_row("SELECT count(*) FROM reading", [], |r| r.get(0))?;
+                let clashes: i64 = c.query_row("SELECT count(*) FROM clash", [], |r| r.get(0))?;
+                Ok(vec![(n.unsigned_abs(), clashes.unsigned_abs())])
+            },
+        )?;
+        Ok(counts.into_iter().fold((0, 0), |(n, c), (dn, dc)| (n + dn, c + dc)))
+    }
+
+    /// Hands over, month by month, the records that came at spool positions `first..=last`, to
+    /// feed a sink that was detached over that range. Records of neighbouring positions may come
+    /// along: who takes them stores the same rows again.
+    pub fn replay(&self, first: u64, last: u64, mut take: impl FnMut(Vec<Accepted>)) -> Result<(), HistoryError> {
+        self.each(
+            |_| true,
+            |c| {
+                let spans: (Option<i64>, Option<i64>) = c.query_row(
+                    "SELECT min(time_min_ms), max(time_max_ms) FROM intake WHERE last >= ?1 AND first <= ?2",
+                    params![position(first), position(last)],
+                    |r| Ok((r.get(0)?, r.get(1)?)),
+                )?;
+                if let (Some(from), Some(to)) = spans {
+                    replay_span(c, from, to, &mut take)?;
+                }
+                Ok(Vec::<()>::new())
+            },
+        )?;
+        Ok(())
+    }
+}
+
+/// Rows handed over at once by a replay.
+const REPLAY_ROWS: usize = 1000;
+
+fn replay_span(c: &Connection, from: i64, to: i64, take: &mut impl FnMut(Vec<Accepted>)) -> rusqlite::Result<()> {
+    let mut statement = c.prepare_cached(
+        "SELECT node, ring, seq, time_ms, error_ms, adcode, site, unit, point, property, value, flag, tests, raw, calibration
+         FROM reading JOIN series ON series.id = reading.series WHERE time_ms BETWEEN ?1 AND ?2 ORDER BY time_ms, node, ring, seq",
+    )?;
+    let mut rows = statement.query(params![from, to])?;
+    let mut batch: Vec<Accepted> = Vec::new();
+    while let Some(row) = rows.next()? {
+        let name: String = row.get(9)?;
+        let Some(property) = telemetry::Property::from_name(&name) else { continue };
+        let (node, ring, seq): (String, u32, u32) = (row.get(0)?, row.get(1)?, row.get(2)?);
+        let date_ms: i64 = row.get(3)?;
+        let same = batch.last().is_some_and(|a| {
+            a.node == node && a.ring == ring && a.records.first().is_some_and(|r| r.seq == seq && r.date_ms == date_ms)
+        });
+        if !same {
+            if batch.len() >= REPLAY_ROWS {
+                take(std::mem::take(&mut batch));
+            }
+            let content = Content::Round { config: 0, readings: Vec::new() };
+            let error_ms = row.get::<_, i64>(4)?.unsigned_abs();
+            let record = Dated { seq, date_ms, error_ms, t_ms: 0, content };
+            let (places, records) = (Vec::new(), vec![record]);
+            batch.push(Accepted {
+                node,
+                ring,
+                boot: 0,
+                arrived_ms: date_ms,
+                places,
+                records,
+                held: None,
+                window: Vec::new(),
+            });
+        }
+        let Some(accepted) = batch.last_mut() else { continue };
+        let place = Place { adcode: row.get(5)?, site: row.get(6)?, unit: row.get(7)?, point: row.get(8)? };
+        let at = accepted.places.iter().position(|p| *p == place).unwrap_or_else(|| {
+            accepted.places.push(place);
+            accepted.places.len() - 1
+        });
+        let tests: i64 = row.get(12)?;
+        // The rows were made from quantized integers, and quantize to the same again.
+        let quantize = |v: Option<f64>| v.and_then(|v| property.quantize_exact(v));
+        let reading = Observation {
+            channel: 0,
+            property: property.id(),
+            place: u8::try_from(at).unwrap_or(u8::MAX),
+            flag: row.get(11)?,
+            value: quantize(row.get(10)?).unwrap_or(0),
+            tests: (tests & 0xFFFF) as u16,
+            reason: ((tests >> 16) & 0xFF) as u8,
+            calibration: row.get(14)?,
+            raw: quantize(row.get(13)?),
+        };
+        if let Some(Dated { content: Content::Round { readings, .. }, .. }) = accepted.records.first_mut() {
+            readings.push(reading);
+        }
+    }
+    drop(rows);
+    let mut events = c.prepare_cached(
+        "SELECT node, ring, seq, time_ms, error_ms, code, subject, value, detail, adcode, site, unit, point
+         FROM event WHERE time_ms BETWEEN ?1 AND ?2",
+    )?;
+    let mut rows = events.query(params![from, to])?;
+    while let Some(row) = rows.next()? {
+        if batch.len() >= REPLAY_ROWS {
+            take(std::mem::take(&mut batch));
+        }
+        let place: Option<u32> = row.get(9)?;
+        let places = match place {
+            Some(adcode) => vec![Place { adcode, site: row.get(10)?, unit: row.get(11)?, point: row.get(12)? }],
+            None => Vec::new(),
+        };
+        let content = Content::Event {
+            code: row.get(5)?,
+            subject: row.get(6)?,
+            value: row.get(7)?,
+            detail: row.get(8)?,
+            place: place.map(|_| 0),
+        };
+        let record = Dated {
+            seq: row.get(2)?,
+            date_ms: row.get(3)?,
+            error_ms: row.get::<_, i64>(4)?.unsigned_abs(),
+            t_ms: 0,
+            content,
+        };
+        batch.push(Accepted {
+            node: row.get(0)?,
+            ring: row.get(1)?,
+            boot: 0,
+            arrived_ms: record.date_ms,
+            places,
+            records: vec![record],
+            held: None,
+            window: Vec::new(),
+        });
+    }
+    if !batch.is_empty() {
+        take(batch);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sinks::line::Lines;
+    use crate::sinks::samples;
+
+    const MAY: i64 = 1_778_000_000_000;
+
+    fn selection() -> Selection {
+        Selection {
+            site: "福清一号".into(),
+            unit: "1,号=塘".into(),
+            point: "0.5 m".into(),
+            property: "dissolved_oxygen".into(),
+        }
+    }
+
+    #[test]
+    fn a_batch_stored_twice_is_the_same_rows() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut history = History::open(folder.path()).unwrap();
+        let batch = [samples::accepted(1, MAY), samples::accepted(2, MAY + 60_000)];
+        assert_eq!(history.store(&batch, 1, 2).unwrap(), Stored { new: 6, again: 0, clashes: 0 });
+        drop(history);
+        let mut history = History::open(folder.path()).unwrap();
+        assert_eq!(history.store(&batch, 1, 2).unwrap(), Stored { new: 0, again: 6, clashes: 0 });
+        let rows = Reader::new(folder.path()).rows(&selection(), MAY, MAY + 1, 10).unwrap();
+        assert_eq!(rows, [Row { time_ms: MAY, value: Some(7.19), flag: 1, tests: 0, error_ms: 20 }]);
+    }
+
+    #[test]
+    fn two_names_on_one_series_and_time_are_counted_and_set_aside() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut history = History::open(folder.path()).unwrap();
+        history.store(&[samples::accepted(1, MAY)], 1, 1).unwrap();
+        assert_eq!(history.store(&[samples::accepted(2, MAY)], 2, 2).unwrap(), Stored { new: 0, again: 0, clashes: 3 });
+        assert_eq!(Reader::new(folder.path()).count().unwrap(), (3, 3));
+    }
+
+    #[test]
+    fn each_month_is_a_file_and_late_data_find_theirs() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut history = History::open(folder.path()).unwrap();
+        for month in 0..7 {
+            history.store(&[samples::accepted(month, MAY - i64::from(month) * 31 * 86_400_000)], 1, 1).unwrap();
+        }
+        assert_eq!(
+            std::fs::read_dir(folder.path())
+                .unwrap()
+                .filter(|f| f.as_ref().unwrap().path().extension().unwrap() == "sqlite")
+                .count(),
+            7
+        );
+        assert_eq!(Reader::new(folder.path()).rows(&selection(), 0, i64::MAX, 10).unwrap().len(), 7);
+        assert_eq!(history.files.len(), OPEN_FILES_MAX);
+    }
+
+    #[test]
+    fn a_foreign_or_newer_file_is_refused_and_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("2026-05.sqlite");
+        Connection::open(&path).unwrap().execute_batch("CREATE TABLE x (a)").unwrap();
+        let before = std::fs::read(&path).unwrap();
+        let mut history = History::open(folder.path()).unwrap();
+        let error = history.store(&[samples::accepted(1, MAY)], 1, 1).unwrap_err();
+        assert!(matches!(error, HistoryError::Foreign { .. }), "{error}");
+        assert_eq!(std::fs::read(&path).unwrap(), before);
+        Connection::open(&path)
+            .unwrap()
+            .execute_batch(&format!("PRAGMA application_id={APPLICATION_ID}; PRAGMA user_version=2"))
+            .unwrap();
+        assert!(
+            history.store(&[samples::accepted(1, MAY)], 1, 1).unwrap_err().to_string().contains("history format 2")
+        );
+    }
+
+    #[test]
+    fn a_replay_gives_the_lines_that_were_skipped() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut history = History::open(folder.path()).unwrap();
+        let batches = [
+            vec![samples::accepted(1, MAY)],
+            vec![samples::accepted(2, MAY + 60_000)],
+            vec![samples::accepted(3, MAY + 120_000)],
+        ];
+        for (at, batch) in (1..).zip(&batches) {
+            history.store(batch, at, at).unwrap();
+        }
+        let lines = |accepted: &[Accepted]| {
+            let mut lines = Lines::default();
+            accepted.iter().for_each(|a| lines.push(a));
+            let mut all: Vec<_> = (0..lines.len()).map(|at| lines.text(at..at + 1).to_owned()).collect();
+            all.sort();
+            all
+        };
+        let mut again = Vec::new();
+        Reader::new(folder.path()).replay(2, 2, |batch| again.extend(batch)).unwrap();
+        assert_eq!(lines(&again).len(), 2);
+        let sorted = |line: &str| {
+            let mut fields: Vec<_> = line.trim().split([',', ' ']).map(str::to_owned).collect();
+            fields.sort();
+            fields
+        };
+        let (got, want): (Vec<_>, Vec<_>) =
+            (lines(&again).iter().map(|l| sorted(l)).collect(), lines(&batches[1]).iter().map(|l| sorted(l)).collect());
+        assert_eq!(got, want);
+    }
+}
