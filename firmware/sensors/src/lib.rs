@@ -1,7 +1,7 @@
 //! Drivers of instruments over embedded-hal 1.0, and Modbus probes as data.
 //!
 //! Owns: the Modbus RTU master ([`modbus`]), probe profiles ([`profile`]), and one file per part
-//! for what hangs on I2C (SHT3x and SHT4x, ADS1115). Each has a pure `convert` core that a datasheet's
+//! for what hangs on I2C ([`sht`], [`ads1115`]). Each has a pure `convert` core that a datasheet's
 //! numbers test.
 //!
 //! Does not own: when to sample, calibration, compensation, quality tests (`node`), nor pins and
@@ -13,5 +13,10 @@
 #[cfg(any(test, feature = "compile"))]
 extern crate std;
 
+pub mod ads1115;
+mod i2c;
 pub mod modbus;
 pub mod profile;
+pub mod sht;
+
+pub use i2c::PartError;

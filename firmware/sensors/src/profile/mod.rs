@@ -354,8 +354,8 @@ impl RawValue {
             Self::Fixed(raw) => Some(*raw),
             Self::Times(factor) => {
                 let raw = value * factor + 0.5;
-                // NaN fails the comparison; the cast then cuts off the fraction only.
-                (raw >= 0.0 && raw < 65_536.0).then_some(raw as u16)
+                // No range holds a NaN; the cast then cuts off the fraction only.
+                (0.0..65_536.0).contains(&raw).then_some(raw as u16)
             }
             Self::Codes(codes) => codes.iter().find(|(of, _)| *of as f32 == value).map(|(_, raw)| *raw),
         }
