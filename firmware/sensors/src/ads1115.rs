@@ -1,7 +1,7 @@
 //! 4–20 mA loops on an ADS1115: four current transmitters over I2C.
 //!
-//! The registers are the `ads1x1x` crate's; here are the loop's meaning and its faults. A reading
-//! is asked for until it is there ([`LoopInputs::poll`]), so that a control loop never waits.
+//! The registers are the `ads1x1x` crate's; here are the loop's meaning and its faults. A conversion
+//! is started and fetched in separate calls, so that a control loop never waits.
 //!
 //! Deliberately absent: differential inputs, the comparator, other ranges than ±2.048 V.
 //!
@@ -19,9 +19,9 @@ const VOLTS_PER_COUNT: f32 = 2.048 / 32_768.0;
 pub const FAULT_BELOW_MA: f32 = 3.6;
 /// Above it the transmitter says that it failed, or the loop is shorted (NE 43; **unverified**).
 pub const FAULT_ABOVE_MA: f32 = 21.0;
-/// From the first poll of an input to its count, ms: 1/128 s ± 10 % (SBAS444E §6.5), rounded up.
-/// A part that takes longer is broken, and whoever polls gives up.
-pub const CONVERSION_MS_MAX: u32 = 10;
+/// From start to fetch, ms: 1/128 s ± 10 % (SBAS444E §6.5), twice, because one that was never
+/// fetched may still be running. A part that takes longer is broken: give up.
+pub const CONVERSION_MS_MAX: u32 = 18;
 
 /// Input against ground.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,6 +88,7 @@ impl LoopRange {
 /// The four inputs of one part.
 pub struct LoopInputs<I2C> {
     adc: Ads1x1x<I2C, Ads1115, Resolution16Bit, OneShot>,
+    started: Option<Input>,
 }
 
 impl<I2C: I2c> LoopInputs<I2C> {
@@ -100,7 +101,7 @@ impl<I2C: I2c> LoopInputs<I2C> {
             0x4B => TargetAddr::Scl,
             _ => return None,
         };
-        Some(Self { adc: Ads1x1x::new_ads1115(i2c, address) })
+        Some(Self { adc: Ads1x1x::new_ads1115(i2c, address), started: None })
     }
 
     /// Gives the bus back.
@@ -108,13 +109,35 @@ impl<I2C: I2c> LoopInputs<I2C> {
         self.adc.destroy_ads1115()
     }
 
-    /// The count of one input: the first call starts the conversion and gives `None`, and so do
-    /// the next ones until it is there, at most [`CONVERSION_MS_MAX`] later. Asking for another
-    /// input in between begins anew with that one.
+    /// Starts a conversion; [`fetch`](Self::fetch) it within the returned time, ms. What was
+    /// started before and never fetched is forgotten: an old count never passes for a new one.
     ///
     /// # Errors
     /// When the part does not acknowledge or the bus fails.
-    pub fn poll(&mut self, input: Input) -> Result<Option<i16>, PartError> {
+    pub fn start(&mut self, input: Input) -> Result<u32, PartError> {
+        self.started = None;
+        if self.read(input)?.is_some() {
+            // That was the count nobody fetched; now the conversion starts.
+            self.read(input)?;
+        }
+        self.started = Some(input);
+        Ok(CONVERSION_MS_MAX)
+    }
+
+    /// The count that was started, or `None` while it is not there yet.
+    ///
+    /// # Errors
+    /// [`PartError::NotStarted`], or when the part does not acknowledge or the bus fails.
+    pub fn fetch(&mut self) -> Result<Option<i16>, PartError> {
+        let input = self.started.ok_or(PartError::NotStarted)?;
+        let count = self.read(input)?;
+        if count.is_some() {
+            self.started = None;
+        }
+        Ok(count)
+    }
+
+    fn read(&mut self, input: Input) -> Result<Option<i16>, PartError> {
         let count = match input {
             Input::A0 => self.adc.read(channel::SingleA0),
             Input::A1 => self.adc.read(channel::SingleA1),

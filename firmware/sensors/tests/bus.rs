@@ -141,6 +141,14 @@ fn a_dead_slave_costs_its_slot_and_no_more() {
 }
 
 #[test]
+fn an_answer_that_came_in_time_and_is_noticed_late_counts() {
+    let mut transaction = Transaction::new(ask(), SETTINGS, 0);
+    assert!(matches!(transaction.poll(10_000), Step::Send));
+    transaction.on_rx(&SOIL, 900_000);
+    assert_eq!(transaction.poll(900_000), Step::Done(Ok(())));
+}
+
+#[test]
 fn the_own_echo_is_stripped_and_alone_is_no_answer() {
     let echoing = Settings { echo: true, ..SETTINGS };
     let mut line = Line::answering([vec![(5_000, SOIL.to_vec())]]);
@@ -280,6 +288,13 @@ fn weather(block: usize) -> Vec<u8> {
         &[1, 3, 4, 0x00, 0x00, 0x00, 0x32],
     ];
     sealed(bodies[block])
+}
+
+#[test]
+fn a_turn_fits_in_little_ram() {
+    // One per bus, on a node of 48 KB.
+    assert!(size_of::<Transaction>() <= 400, "{}", size_of::<Transaction>());
+    assert!(size_of::<Slot>() <= 672, "{}", size_of::<Slot>());
 }
 
 #[test]

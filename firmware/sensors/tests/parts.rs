@@ -66,6 +66,19 @@ impl<P: Part> embedded_hal_async::i2c::I2c for OnBus<P> {
     }
 }
 
+/// A bus that the test can reach while a driver has it.
+struct Shared<'b, P>(&'b std::cell::RefCell<OnBus<P>>);
+
+impl<P> ErrorType for Shared<'_, P> {
+    type Error = ErrorKind;
+}
+
+impl<P: Part> I2c for Shared<'_, P> {
+    fn transaction(&mut self, address: SevenBitAddress, operations: &mut [Operation<'_>]) -> Result<(), ErrorKind> {
+        I2c::transaction(&mut *self.0.borrow_mut(), address, operations)
+    }
+}
+
 /// An SHT that knows one command and does not acknowledge reads before one was given.
 struct Climatic {
     command: &'static [u8],
@@ -209,24 +222,34 @@ fn each_loop_is_read_from_its_own_input_without_waiting() {
     let range = LoopRange::new(100.0, 0.0, 5.0).unwrap();
     let wanted = [Ok(0.0), Ok(2.5), Ok(5.0), Err(MissingReason::OutOfRange)];
     for (number, wanted) in wanted.into_iter().enumerate() {
-        let input = Input::from_number(number as u8).unwrap();
-        let mut polls = 0;
-        let count = loop {
-            polls += 1;
-            assert!(polls < 10);
-            if let Some(count) = inputs.poll(input).unwrap() {
-                break count;
-            }
-        };
-        assert!(polls > 1, "a count without a conversion");
-        assert_eq!(range.convert(count), wanted);
+        inputs.start(Input::from_number(number as u8).unwrap()).unwrap();
+        assert_eq!(inputs.fetch(), Ok(None), "a count without a conversion");
+        assert_eq!(range.convert(fetch(&mut inputs)), wanted);
+        assert_eq!(inputs.fetch(), Err(PartError::NotStarted));
     }
+}
+
+fn fetch(inputs: &mut LoopInputs<OnBus<Converter>>) -> i16 {
+    (0..10).find_map(|_| inputs.fetch().unwrap()).expect("a count within ten polls")
+}
+
+#[test]
+fn a_count_nobody_fetched_is_never_taken_for_a_new_one() {
+    let bus = std::cell::RefCell::new(ads1115([6_400; 4]));
+    let mut inputs = LoopInputs::new(Shared(&bus), 0x48).unwrap();
+    inputs.start(Input::A0).unwrap();
+    // The round ended without a fetch; by the next one the level has changed.
+    bus.borrow_mut().part.busy_reads = 0;
+    bus.borrow_mut().part.counts = [19_200; 4];
+    inputs.start(Input::A0).unwrap();
+    let count = (0..10).find_map(|_| inputs.fetch().unwrap());
+    assert_eq!(count, Some(19_200));
 }
 
 #[test]
 fn a_converter_that_is_not_there_says_so() {
     assert!(LoopInputs::new(ads1115([0; 4]), 0x40).is_none());
     let mut inputs = LoopInputs::new(ads1115([0; 4]), 0x49).unwrap();
-    assert_eq!(inputs.poll(Input::A0), Err(PartError::NoAnswer));
+    assert_eq!(inputs.start(Input::A0), Err(PartError::NoAnswer));
     assert!(Input::from_number(4).is_none());
 }

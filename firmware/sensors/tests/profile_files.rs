@@ -91,6 +91,10 @@ fn a_users_own_file_compiles_like_a_built_in_one() {
     let path = dir.join("own.toml");
     std::fs::write(&path, BASE).unwrap();
     assert_eq!(compile::load(&path).unwrap().name, "test-probe");
+    assert_eq!(compile::find("own.toml", &dir).unwrap().name, "test-probe");
+    assert_eq!(compile::find("soil-a", &dir).unwrap().name, "soil-a");
+    let unknown = compile::find("soil-x", &dir).unwrap_err().to_string();
+    assert!(unknown.contains("no profile is called \"soil-x\"; use the path"), "{unknown}");
     std::fs::write(&path, BASE.replace("count = 6", "count = 0")).unwrap();
     let error = compile::load(&path).unwrap_err().to_string();
     assert!(error.contains("own.toml:14:9: "), "{error}");

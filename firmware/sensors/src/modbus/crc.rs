@@ -9,10 +9,7 @@ const NIBBLE: [u16; 16] = [
 
 /// CRC-16/MODBUS: polynomial 8005h reflected (A001h), start FFFFh (serial line guide §2.5.1.2).
 /// It goes on the line low byte first. This is not the CRC of HJ 212.
-#[expect(
-    clippy::indexing_slicing,
-    reason = "a nibble cannot index beyond sixteen entries"
-)]
+#[expect(clippy::indexing_slicing, reason = "a nibble cannot index beyond sixteen entries")]
 pub fn crc16(bytes: &[u8]) -> u16 {
     let mut crc = 0xFFFF_u16;
     for &byte in bytes {

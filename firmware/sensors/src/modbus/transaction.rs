@@ -89,7 +89,8 @@ enum Phase {
 /// One question to one slave, repeated as the settings allow.
 ///
 /// Call [`poll`](Self::poll) whenever the time it last named has come or bytes arrived, and hand
-/// every received byte to [`on_rx`](Self::on_rx). Time is any monotonic µs count.
+/// every received byte to [`on_rx`](Self::on_rx), before the poll: a caller that looks seldom then
+/// loses nothing that came in time. Time is any monotonic µs count.
 #[derive(Debug)]
 pub struct Transaction {
     request: Request,
@@ -172,7 +173,7 @@ impl Transaction {
             Phase::Quiet { since_us, .. } => *since_us = now_us,
             // A twin, or somebody babbling: the next transaction waits for silence anyway.
             Phase::Done(_) => {}
-            Phase::Answer { until_us, .. } if now_us > *until_us => {}
+            // Also behind the deadline: bytes may have come in time and be noticed late.
             Phase::Answer { .. } => self.take(bytes, now_us),
         }
     }

@@ -51,6 +51,14 @@ pub enum LoadError {
         /// Why.
         source: std::io::Error,
     },
+    /// Neither a built-in profile nor a file.
+    #[error("no profile is called {name:?}; use the path of a .toml file, or one of {known}")]
+    Unknown {
+        /// What was asked for.
+        name: String,
+        /// The built-in ones.
+        known: String,
+    },
     /// It can, and is wrong.
     #[error(transparent)]
     Compile(#[from] CompileError),

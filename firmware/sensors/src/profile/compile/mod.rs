@@ -99,3 +99,19 @@ pub fn profiles() -> &'static [(&'static str, &'static str)] {
 pub fn built_in(name: &str) -> Option<Result<Compiled, CompileError>> {
     BUILT_IN.iter().find(|(it, _)| *it == name).map(|(name, text)| compile(text, &std::format!("{name}.toml")))
 }
+
+/// The profile that a config names: a built-in one, or the path of a file (anything that ends in
+/// `.toml`), as seen from `base`.
+///
+/// # Errors
+/// When there is none, or it is wrong.
+pub fn find(name: &str, base: &std::path::Path) -> Result<Compiled, LoadError> {
+    if let Some(compiled) = built_in(name) {
+        return Ok(compiled?);
+    }
+    if name.ends_with(".toml") {
+        return load(&base.join(name));
+    }
+    let known: Vec<_> = BUILT_IN.iter().map(|(name, _)| *name).collect();
+    Err(LoadError::Unknown { name: name.into(), known: known.join(", ") })
+}
