@@ -1,5 +1,7 @@
 //! Line settings and the times that follow from them.
 
+use core::num::{NonZeroU32, NonZeroU64};
+
 /// Parity bit of a character.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Parity {
@@ -14,7 +16,8 @@ pub enum Parity {
 /// How characters look on the line. RTU always has 8 data bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LineSettings {
-    baud: u32,
+    // Not zero by type, so that no division below can panic.
+    baud: NonZeroU32,
     parity: Parity,
     stop_bits: u8,
 }
@@ -25,19 +28,29 @@ impl LineSettings {
     /// Fastest supported rate, bit/s.
     pub const BAUD_MAX: u32 = 115_200;
     /// 9600 8N1, the commonest setting of field probes.
-    pub const DEFAULT: Self = Self { baud: 9_600, parity: Parity::None, stop_bits: 1 };
+    pub const DEFAULT: Self = Self {
+        // 9600 is not zero; a `const` cannot say so without naming what else it would be.
+        baud: match NonZeroU32::new(9_600) {
+            Some(baud) => baud,
+            None => NonZeroU32::MAX,
+        },
+        parity: Parity::None,
+        stop_bits: 1,
+    };
 
     /// Settings of a line; `None` outside 1200…115200 bit/s or 1…2 stop bits.
     pub const fn new(baud: u32, parity: Parity, stop_bits: u8) -> Option<Self> {
-        if baud < Self::BAUD_MIN || baud > Self::BAUD_MAX || stop_bits < 1 || stop_bits > 2 {
-            return None;
+        match NonZeroU32::new(baud) {
+            Some(rate) if baud >= Self::BAUD_MIN && baud <= Self::BAUD_MAX && stop_bits >= 1 && stop_bits <= 2 => {
+                Some(Self { baud: rate, parity, stop_bits })
+            }
+            _ => None,
         }
-        Some(Self { baud, parity, stop_bits })
     }
 
     /// Rate, bit/s.
     pub const fn baud(self) -> u32 {
-        self.baud
+        self.baud.get()
     }
 
     /// Parity bit.
@@ -60,14 +73,19 @@ impl LineSettings {
     }
 
     /// Time of `chars` characters on the line, µs, rounded up.
-    pub const fn chars_us(self, chars: usize) -> u64 {
-        (chars as u64 * self.char_bits() as u64 * 1_000_000).div_ceil(self.baud as u64)
+    pub fn chars_us(self, chars: usize) -> u64 {
+        self.half_chars_us(chars as u64 * 2)
     }
 
     /// Silence that separates frames, µs: 3.5 characters, but 1.75 ms above 19200 bit/s (serial
     /// line guide §2.5.1.1).
-    pub const fn frame_gap_us(self) -> u64 {
-        if self.baud > 19_200 { 1_750 } else { (7 * self.char_bits() as u64 * 500_000).div_ceil(self.baud as u64) }
+    pub fn frame_gap_us(self) -> u64 {
+        if self.baud() > 19_200 { 1_750 } else { self.half_chars_us(7) }
+    }
+
+    fn half_chars_us(self, halves: u64) -> u64 {
+        let baud = NonZeroU64::from(self.baud);
+        (halves * u64::from(self.char_bits()) * 500_000 + (baud.get() - 1)) / baud
     }
 }
 

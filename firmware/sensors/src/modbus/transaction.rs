@@ -33,7 +33,7 @@ impl Settings {
         if self.retries > RETRIES_MAX { RETRIES_MAX } else { self.retries }
     }
 
-    const fn quiet_us_max(&self) -> u64 {
+    fn quiet_us_max(&self) -> u64 {
         self.line.frame_gap_us() + self.line.chars_us(QUIET_CHARS_MAX)
     }
 

@@ -72,10 +72,13 @@ impl Slot {
             transaction: None,
             twin_until_us: now_us,
             held_until_us: None,
-            samples: profile.quantities().map(|_| Err(MissingReason::NotRead)).collect(),
+            samples: Vec::new(),
             error: None,
             unexpected_echo: false,
         };
+        // `collect` could panic; what `Profile::decode` accepted fits.
+        let count = profile.quantities().count().min(QUANTITIES_MAX);
+        let _fits = this.samples.resize(count, Err(MissingReason::NotRead));
         this.begin_block(profile, now_us);
         this
     }
