@@ -20,3 +20,8 @@ pub mod profile;
 pub mod sht;
 
 pub use i2c::PartError;
+
+/// The README's example is compiled, so that it stays true.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

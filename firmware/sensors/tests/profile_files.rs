@@ -85,6 +85,14 @@ fn every_profile_file_is_built_in_and_the_readme_tells_how_each_was_verified() {
 }
 
 #[test]
+fn the_readmes_example_is_a_profile() {
+    let readme = include_str!("../README.md");
+    let (_, rest) = readme.split_once("```toml\n").unwrap();
+    let (example, _) = rest.split_once("```").unwrap();
+    assert_eq!(compile(example, "README.md").unwrap().name, "my-probe");
+}
+
+#[test]
 fn a_users_own_file_compiles_like_a_built_in_one() {
     let dir = std::env::temp_dir().join(format!("tianyu-profile-{}", std::process::id()));
     std::fs::create_dir_all(&dir).unwrap();
