@@ -1,7 +1,7 @@
 //! Every built-in profile against frames: recorded where there are any, else computed.
 
 use sensors::{
-    modbus::{Scan, crc16, scan},
+    modbus::{ReadFunction, Request, Scan, crc16, scan},
     profile::{
         CompensatedBy, Profile, Sample, Setting, WriteError,
         compile::{self, Compiled},
@@ -58,11 +58,15 @@ fn soil_map_a_reads_the_vendors_frame() {
 
 #[test]
 fn soil_map_a_with_three_registers_gives_three_values_and_no_ph() {
-    // 01 03 06 01 EF 01 44 00 04 B5 59, logged from a probe without pH.
+    // Logged from a probe without pH.
+    let answer = [0x01, 0x03, 0x06, 0x01, 0xEF, 0x01, 0x44, 0x00, 0x04, 0xB5, 0x59];
+    let request = Request::read(1, ReadFunction::Holding, 0, 3).unwrap();
+    assert_eq!(request.bytes(), [0x01, 0x03, 0x00, 0x00, 0x00, 0x03, 0x05, 0xCB]);
+    assert_eq!(scan(&request, &answer), Scan::Answer { start: 3, end: 9 });
+    let data = &answer[3..9];
     let compiled = built_in("soil-a");
     let profile = compiled.profile().unwrap();
-    let data = [0x01, 0xEF, 0x01, 0x44, 0x00, 0x04];
-    let samples: Vec<_> = profile.quantities().map(|it| it.convert(&data)).collect();
+    let samples: Vec<_> = profile.quantities().map(|it| it.convert(data)).collect();
     assert_eq!(values(&samples[..3]), [49.5, 32.4, 4.0]);
     assert_eq!(samples[3], Err(MissingReason::Garbled));
 }
