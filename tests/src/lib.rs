@@ -10,11 +10,13 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 pub mod influx;
+pub mod ledger;
 pub mod mosquitto;
 pub mod process;
 pub mod tianyu;
 
 pub use influx::Influx;
+pub use ledger::Ledger;
 pub use mosquitto::Mosquitto;
 pub use tianyu::Tianyu;
 
@@ -62,22 +64,51 @@ pub fn free_port() -> Result<u16> {
     Ok(listener.local_addr().context("address of a loopback port")?.port())
 }
 
+/// The recorded near-shore series: the file that `TIANYU_RECORDED` names, else the one in the
+/// `shared/data` folder beside the repository. `None` where there is none, which counts the test
+/// as skipped.
+///
+/// # Errors
+/// When `TIANYU_RECORDED` names no file, or the skip cannot be told.
+pub fn recorded() -> Result<Option<std::path::PathBuf>> {
+    use std::path::{Path, PathBuf};
+
+    if let Some(path) = std::env::var_os("TIANYU_RECORDED").map(PathBuf::from) {
+        anyhow::ensure!(path.is_file(), "TIANYU_RECORDED names no file: {}", path.display());
+        return Ok(Some(path));
+    }
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data");
+    // No folder and no file both mean: not here.
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    let found = entries.filter(|path| path.extension().is_some_and(|extension| extension == "csv")).min();
+    if found.is_none() {
+        skip("the recorded series")?;
+    }
+    Ok(found)
+}
+
 /// Whether `tests/run` could not get `server` here and has said so; then the test is skipped, and
 /// counted as skipped. Without `tests/run` a missing server is an error with a remedy.
 fn skipped(server: &str) -> Result<bool> {
-    use std::io::Write as _;
-
     let without = std::env::var("TIANYU_WITHOUT").unwrap_or_default();
     if !without.split_whitespace().any(|name| name == server) {
         return Ok(false);
     }
+    skip(server)?;
+    Ok(true)
+}
+
+/// Tells that this test is skipped for want of `what`, in the list that `tests/run` counts.
+fn skip(what: &str) -> Result<()> {
+    use std::io::Write as _;
+
     let test = std::thread::current().name().unwrap_or("a test").to_owned();
-    println!("SKIPPED: {test} needs {server}");
+    println!("SKIPPED: {test} needs {what}");
     if let Some(list) = std::env::var_os("TIANYU_SKIPS") {
         let mut list = std::fs::OpenOptions::new().append(true).create(true).open(list).context("list of skips")?;
-        list.write_all(format!("{test} needs {server}\n").as_bytes()).context("list of skips")?;
+        list.write_all(format!("{test} needs {what}\n").as_bytes()).context("list of skips")?;
     }
-    Ok(true)
+    Ok(())
 }
 
 /// The program `name`, by the variable that names it, else in the tests' cache, else on the path.

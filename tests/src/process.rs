@@ -198,3 +198,39 @@ fn read(from: impl Read + Send + 'static, output: Arc<Output>) {
         }
     });
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SOON: Duration = Duration::from_secs(30);
+
+    fn shell(script: &str) -> Process {
+        let directory = std::env::temp_dir();
+        Process::start(Path::new("/bin/sh"), &["-c".into(), script.into()], &[], &directory).unwrap()
+    }
+
+    #[tokio::test]
+    async fn lines_of_both_outputs_are_waited_for() {
+        let process = shell("echo ready; echo oops >&2; exec tail -f /dev/null");
+        assert_eq!(process.line("rea", SOON).await.unwrap(), "ready");
+        assert_eq!(process.line("oops", SOON).await.unwrap(), "oops");
+    }
+
+    #[tokio::test]
+    async fn an_end_asked_for_is_told_from_a_kill() {
+        let mut process = shell("trap 'kill $!; exit 7' TERM; tail -f /dev/null & echo ready; wait");
+        process.line("ready", SOON).await.unwrap();
+        assert_eq!(process.terminate(SOON).await.unwrap().code(), Some(7));
+        assert!(process.signal(Signal::TERM).is_err());
+    }
+
+    #[tokio::test]
+    async fn a_dropped_process_is_gone() {
+        let process = shell("echo ready; exec tail -f /dev/null");
+        process.line("ready", SOON).await.unwrap();
+        let id = Pid::from_child(&process.child);
+        drop(process);
+        assert!(rustix::process::test_kill_process(id).is_err());
+    }
+}

@@ -5,7 +5,8 @@ use std::time::Duration;
 use anyhow::Result;
 use rumqttc::{AsyncClient, Event, MqttOptions, Packet, QoS};
 use system_tests::influx::BUCKET;
-use system_tests::{Influx, Mosquitto};
+use system_tests::ledger::Answer;
+use system_tests::{Influx, Ledger, Mosquitto};
 
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 
@@ -64,5 +65,24 @@ async fn a_message_through_mosquitto_comes_back_even_after_a_kill() -> Result<()
     mosquitto.kill()?;
     mosquitto.restart().await?;
     assert_eq!(echo(mosquitto.port()).await?, b"6.25");
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_ledger_shows_what_influxdb_hides() -> Result<()> {
+    let ledger = Ledger::start().await?;
+    // Stored, but the writer is told otherwise and so repeats it.
+    ledger.answer(Answer { stored: true, status: 503, text: "too late".to_owned() });
+    ledger.answer(Answer { stored: false, status: 429, text: "too many".to_owned() });
+    let client = reqwest::Client::builder().no_proxy().build()?;
+    let mut statuses = Vec::new();
+    for _ in 0..3 {
+        let request = client.post(format!("{}/api/v2/write", ledger.url())).body("water oxygen=6.25 1\n");
+        statuses.push(request.send().await?.status().as_u16());
+    }
+    assert_eq!(statuses, [503, 429, 204]);
+    let lines = ledger.lines_when(ANSWER_WITHIN, |lines| lines.len() == 2).await?;
+    assert_eq!(lines, ["water oxygen=6.25 1"; 2]);
+    assert_eq!(ledger.requests(), 3);
     Ok(())
 }
