@@ -342,24 +342,22 @@ impl Config {
         if !self.history.keep && self.influx.is_none() {
             complain("keep", "nothing would keep the data: keep the history, or add an [influx] section".into());
         }
-        if let Some(i) = &self.influx {
-            if !i.url.starts_with("http://") && !i.url.starts_with("https://") {
-                complain(
-                    "url",
-                    format!("\"{}\" is no address of an InfluxDB: it looks like http://127.0.0.1:8086", i.url),
-                );
-            }
+        if let Some(i) = &self.influx
+            && !i.url.starts_with("http://")
+            && !i.url.starts_with("https://")
+        {
+            complain("url", format!("\"{}\" is no address of an InfluxDB: it looks like http://127.0.0.1:8086", i.url));
         }
-        if let Some(a) = &self.api {
-            if !a.listen.ip().is_loopback() {
-                complain(
-                    "api",
-                    format!(
-                        "{} is reachable from other machines and the page has no log-in: use 127.0.0.1 or [::1]",
-                        a.listen
-                    ),
-                );
-            }
+        if let Some(a) = &self.api
+            && !a.listen.ip().is_loopback()
+        {
+            complain(
+                "api",
+                format!(
+                    "{} is reachable from other machines and the page has no log-in: use 127.0.0.1 or [::1]",
+                    a.listen
+                ),
+            );
         }
         for (key, value, least) in [
             ("budget_mib", self.spool.budget_mib, 64),

@@ -2,5 +2,7 @@
 
 pub mod clock;
 pub mod config;
+pub mod custody;
+pub mod endpoint;
 pub mod entry;
 pub mod sinks;

@@ -19,11 +19,11 @@ pub enum Up {
 /// What a gateway publishes to one node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Down {
-    /// Receipts, QoS 1, never retained.
+    /// Receipts, QoS 0, never retained.
     Receipt,
-    /// Commands, QoS 1, never retained.
+    /// Commands, QoS 0, never retained.
     Command,
-    /// Config images, QoS 1, never retained.
+    /// Config images, QoS 0, never retained.
     Config,
 }
 
