@@ -1,1 +1,3 @@
-//! Placeholder of the first commit.
+//! Ponds and greenhouses that answer at the byte level, and the parts a node stands on.
+
+pub mod nor;

@@ -1,0 +1,215 @@
+//! The node's flash ring against flash that loses power: what was appended stays, names are never
+//! given twice, and it opens after every cut.
+
+use node::ring::{Ring, RingError};
+use simulator::nor::{Nor, Torn};
+
+type Flash = Nor<2048, 4>;
+
+const ALL: [Torn; 7] = [
+    Torn::Nothing,
+    Torn::FirstHalf,
+    Torn::LastHalf,
+    Torn::SomeBits(1),
+    Torn::SomeBits(2),
+    Torn::SomeBits(3),
+    Torn::Everything,
+];
+
+fn content(seq: u32, salt: u32) -> Vec<u8> {
+    let length = 20 + (seq * 97 + salt * 31) as usize % 400;
+    (0..length).map(|i| (i as u32 * 7 + seq * 13 + salt * 101) as u8).collect()
+}
+
+fn read(ring: &mut Ring<Flash>, seq: u32) -> Option<Vec<u8>> {
+    let mut buffer = [0; 512];
+    ring.read(seq, &mut buffer).unwrap().map(<[u8]>::to_vec)
+}
+
+/// Appends 40 records, which is several times round; what was confirmed, and the flash.
+fn fill(flash: &mut Flash, salt: u32) -> (Vec<Vec<u8>>, bool) {
+    let mut kept = Vec::new();
+    let Ok((mut ring, _)) = Ring::open_or_format(flash.clone(), 7) else { unreachable!() };
+    let mut whole = true;
+    for n in 0..40 {
+        let bytes = content(n, salt);
+        match ring.append(&bytes) {
+            Ok(appended) => {
+                assert_eq!(appended.seq as usize, kept.len());
+                kept.push(bytes);
+            }
+            Err(RingError::Flash(_)) => {
+                whole = false;
+                break;
+            }
+            Err(other) => panic!("{other}"),
+        }
+    }
+    *flash = ring.into_flash();
+    (kept, whole)
+}
+
+#[test]
+fn it_opens_after_a_cut_in_any_operation_and_has_all_that_was_confirmed() {
+    let mut probe = Flash::new(4);
+    drop(Ring::format(probe.clone(), 7).unwrap());
+    probe = Ring::format(probe, 7).unwrap().into_flash();
+    let formatted = probe.clone();
+    let before = probe.operations();
+    fill(&mut probe, 0);
+    let operations = probe.operations() - before;
+    assert!(operations > 45, "the ring went round: {operations} operations");
+    for cut in 0..operations {
+        for torn in ALL {
+            let mut flash = formatted.clone();
+            flash.cut_at(before + cut, torn);
+            let (kept, whole) = fill(&mut flash, 0);
+            assert!(!whole);
+            flash.power_on();
+            // Opening writes nothing: the second time is like the first.
+            for _ in 0..2 {
+                let (ring, made) = Ring::open_or_format(flash.clone(), 8).unwrap();
+                assert!(!made, "cut {cut} {torn:?}");
+                drop(ring);
+            }
+            let (mut ring, _) = Ring::open_or_format(flash, 8).unwrap();
+            assert_eq!(ring.id(), 7);
+            let confirmed = kept.len() as u32;
+            let next = ring.next_seq();
+            assert!(next == confirmed || next == confirmed + 1, "cut {cut} {torn:?}: {next} for {confirmed}");
+            assert!(ring.floor() <= confirmed);
+            for (seq, bytes) in kept.iter().enumerate().skip(ring.floor() as usize) {
+                let found = read(&mut ring, seq as u32);
+                // A sector that was being erased may have lost any of its records.
+                if found.as_ref() != Some(bytes) {
+                    assert!(found.is_none(), "cut {cut} {torn:?}: other content under seq {seq}");
+                    assert!(torn != Torn::Nothing && torn != Torn::Everything, "cut {cut} {torn:?} seq {seq}");
+                    assert!((seq as u32) < confirmed - 8, "cut {cut} {torn:?}: lost {seq} of {confirmed}");
+                }
+            }
+            if next > confirmed {
+                // The name of what was not confirmed is either that record or nothing.
+                let found = read(&mut ring, confirmed);
+                assert!(found.is_none_or(|found| found == content(confirmed, 0)), "cut {cut} {torn:?}");
+            }
+            // Life goes on, with new names, and the old ones keep their content.
+            let last_old = read(&mut ring, next.wrapping_sub(1));
+            for n in 0..6 {
+                let appended = ring.append(&content(next + n, 5)).unwrap();
+                assert_eq!(appended.seq, next + n);
+            }
+            for n in 0..6 {
+                assert_eq!(read(&mut ring, next + n), Some(content(next + n, 5)), "cut {cut} {torn:?} n {n}");
+            }
+            if next > 0 && ring.floor() < next {
+                assert_eq!(read(&mut ring, next - 1), last_old);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_format_that_is_cut_leaves_the_old_ring_or_none_and_never_gives_a_name_twice() {
+    let mut flash = Flash::new(4);
+    fill(&mut flash, 0);
+    let before = flash.operations();
+    let next = Ring::open_or_format(flash.clone(), 8).unwrap().0.next_seq();
+    for cut in 0..7 {
+        for torn in ALL {
+            let mut shared = Shared(flash.clone());
+            shared.0.cut_at(before + cut, torn);
+            assert!(Ring::format(&mut shared, 9).is_err());
+            shared.0.power_on();
+            let (ring, made) = Ring::open_or_format(shared.0, 10).unwrap();
+            match (ring.id(), made) {
+                (7, false) => assert!(ring.next_seq() >= next, "cut {cut} {torn:?}: {}", ring.next_seq()),
+                (9, false) | (10, true) => assert_eq!(ring.next_seq(), 0),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+}
+
+/// A flash that outlives the ring that failed on it.
+struct Shared(Flash);
+
+impl embedded_storage::nor_flash::ErrorType for Shared {
+    type Error = simulator::nor::NorError;
+}
+
+impl embedded_storage::nor_flash::ReadNorFlash for Shared {
+    const READ_SIZE: usize = 1;
+    fn read(&mut self, offset: u32, bytes: &mut [u8]) -> Result<(), Self::Error> {
+        self.0.read(offset, bytes)
+    }
+    fn capacity(&self) -> usize {
+        self.0.capacity()
+    }
+}
+
+impl embedded_storage::nor_flash::NorFlash for Shared {
+    const WRITE_SIZE: usize = 4;
+    const ERASE_SIZE: usize = 2048;
+    fn erase(&mut self, from: u32, to: u32) -> Result<(), Self::Error> {
+        self.0.erase(from, to)
+    }
+    fn write(&mut self, offset: u32, bytes: &[u8]) -> Result<(), Self::Error> {
+        self.0.write(offset, bytes)
+    }
+}
+
+#[test]
+fn only_a_full_ring_overwrites_and_it_says_what() {
+    let (mut ring, made) = Ring::open_or_format(Flash::new(4), 7).unwrap();
+    assert!(made);
+    let mut lost = 0;
+    for n in 0..300 {
+        let appended = ring.append(&content(n, 1)).unwrap();
+        if let Some(overwritten) = appended.overwritten {
+            assert_eq!(overwritten.first, lost);
+            lost += overwritten.count;
+        }
+        assert_eq!(ring.floor(), lost);
+        for seq in [ring.floor(), (ring.floor() + n) / 2, n] {
+            assert_eq!(read(&mut ring, seq), Some(content(seq, 1)));
+        }
+        assert_eq!(read(&mut ring, n + 1), None);
+        assert!(lost == 0 || read(&mut ring, lost - 1).is_none());
+    }
+    assert!(lost > 200);
+}
+
+#[test]
+fn a_damaged_record_is_none_and_its_neighbours_are_whole() {
+    let mut flash = Flash::new(4);
+    let (kept, _) = fill(&mut flash, 3);
+    let floor = Ring::open_or_format(flash.clone(), 8).unwrap().0.floor() as usize;
+    for at in (0..8192).step_by(61) {
+        let mut flash = flash.clone();
+        flash.bytes_mut()[at] ^= 0x10;
+        let (mut ring, made) = Ring::open_or_format(flash, 8).unwrap();
+        assert!(!made);
+        // No name is given twice, whatever rots; where it cannot be told, one is passed over.
+        assert!((40..=41).contains(&ring.next_seq()), "byte {at}: {}", ring.next_seq());
+        let missing = (floor..40).filter(|n| read(&mut ring, *n as u32).as_ref() != Some(&kept[*n])).count();
+        let headers = at % 2048 < 32;
+        assert!(headers || missing <= 1, "byte {at}: {missing} missing");
+        for (seq, bytes) in kept.iter().enumerate() {
+            assert!(read(&mut ring, seq as u32).is_none_or(|found| found == *bytes));
+        }
+    }
+}
+
+#[test]
+fn a_region_that_cannot_hold_a_ring_is_refused() {
+    assert!(matches!(Ring::open_or_format(Nor::<2048, 4>::new(2), 1), Err(RingError::Geometry)));
+    assert!(matches!(Ring::open_or_format(Nor::<512, 4>::new(20), 1), Err(RingError::Geometry)));
+    let (mut ring, _) = Ring::open_or_format(Nor::<4096, 32>::new(4), 1).unwrap();
+    assert_eq!(ring.append(&[]), Err(RingError::Length(0)));
+    assert_eq!(ring.append(&[0; 513]), Err(RingError::Length(513)));
+    for n in 0..100u32 {
+        assert_eq!(ring.append(&content(n, 9)).unwrap().seq, n);
+    }
+    assert_eq!(ring.advance(500).unwrap().map(|lost| lost.count > 0), Some(true));
+    assert_eq!(ring.append(b"x").unwrap().seq, 500);
+}
