@@ -72,6 +72,9 @@ struct Head {
     first: u32,
 }
 
+/// A whole frame: seq, place in its sector, length of its content.
+type Found = (u32, usize, usize);
+
 /// Where the walk through a sector stands: the frame at `at`, if whole, has a seq ≥ `seq`.
 #[derive(Clone, Copy, Debug)]
 struct Cursor {
@@ -273,7 +276,7 @@ impl<F: NorFlash> Ring<F> {
         cursor: Cursor,
         end: u32,
         buffer: &mut [u8; RECORD_BYTES_MAX],
-    ) -> Result<Option<(u32, usize, usize)>, RingError<F::Error>> {
+    ) -> Result<Option<Found>, RingError<F::Error>> {
         let mut at = cursor.at;
         let mut bytes = [0; FRAME_MAX];
         while at + FRAME_HEAD.next_multiple_of(Self::ALIGN) <= Self::SECTOR {
