@@ -2,7 +2,9 @@
 
 pub mod clock;
 pub mod config;
+pub mod credentials;
 pub mod custody;
 pub mod endpoint;
 pub mod entry;
+pub mod registry;
 pub mod sinks;
