@@ -1,10 +1,331 @@
 //! The gateway: takes reports in, makes them durable, hands them to the sinks.
+//!
+//! ```text
+//! endpoint (built-in MQTT) ─┐                                        ┌─▶ history
+//!                           ├─▶ accept: window, decode, date, place ─┤─▶ InfluxDB
+//! broker (rumqttc) ─────────┘        └─▶ spool │ held (fsync)        └─▶ …
+//!                                             └─▶ receipt, PUBACK
+//! ```
+//! One direction, one durable boundary. [`run`] is the whole of it on one screen.
 
+pub mod accept;
+pub mod api;
 pub mod clock;
 pub mod config;
 pub mod credentials;
 pub mod custody;
 pub mod endpoint;
 pub mod entry;
+pub mod live;
 pub mod registry;
 pub mod sinks;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use arc_swap::ArcSwap;
+use metrics_exporter_prometheus::PrometheusHandle;
+use serde::Serialize;
+use spool::{Disk, Options, Spool};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::accept::{Acceptor, Limits, Needs};
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::credentials::Credentials;
+use crate::custody::Downlinks;
+use crate::endpoint::Endpoint;
+use crate::live::Live;
+use crate::registry::Registry;
+use crate::sinks::feed::{self, Feed, Influx};
+use crate::sinks::history::{self, History};
+use crate::sinks::influx;
+
+/// How often waiting entries, files and the spool's room are looked at.
+const CARE_EVERY: Duration = Duration::from_secs(2);
+
+/// What a gateway is given besides its configuration.
+pub struct Surroundings {
+    /// Its time.
+    pub clock: Arc<dyn Clock>,
+    /// Listening sockets of the endpoint; by default those of the configuration.
+    pub mqtt: Vec<TcpListener>,
+    /// Listening socket of the API.
+    pub http: Option<TcpListener>,
+    /// What `/metrics` shows.
+    pub metrics: Option<PrometheusHandle>,
+}
+
+impl Surroundings {
+    /// The machine's clock, and sockets as configured.
+    pub async fn from(config: &Config, metrics: Option<PrometheusHandle>) -> anyhow::Result<Self> {
+        let mut mqtt = Vec::new();
+        for address in config.endpoint.iter().flat_map(|e| &e.listen) {
+            mqtt.push(TcpListener::bind(address).await.with_context(|| format!("listen on {address} (MQTT)"))?);
+        }
+        let http = match &config.api {
+            Some(api) => {
+                let address = api.listen;
+                Some(TcpListener::bind(address).await.with_context(|| format!("listen on {address} (HTTP)"))?)
+            }
+            None => None,
+        };
+        Ok(Self { clock: Arc::new(clock::SystemClock::new(0)), mqtt, http, metrics })
+    }
+}
+
+/// A running gateway, as its API sees it.
+pub struct Gateway {
+    acceptor: Arc<Acceptor>,
+    registry: ArcSwap<Registry>,
+    live: Arc<Live>,
+    clock: Arc<dyn Clock>,
+    feeds: Vec<feed::Handle>,
+}
+
+/// The pipeline's state as the API shows it.
+#[derive(Debug, Serialize)]
+pub struct Pipeline {
+    /// Whether the gateway's clock is believed.
+    pub clock_known_good: bool,
+    /// Bytes in the spool.
+    pub spool_bytes: u64,
+    /// Segments of the spool.
+    pub spool_segments: usize,
+    /// First index still in the spool.
+    pub spool_oldest: u64,
+    /// First index not yet durable.
+    pub spool_synced: u64,
+    /// Failed writes or syncs.
+    pub spool_failures: u64,
+    /// Entries that wait in the held log.
+    pub held: usize,
+    /// The sinks.
+    pub sinks: Vec<feed::Status>,
+}
+
+impl Gateway {
+    /// Who accepts.
+    pub fn acceptor(&self) -> &Arc<Acceptor> {
+        &self.acceptor
+    }
+
+    /// The newest values.
+    pub fn live(&self) -> &Live {
+        &self.live
+    }
+
+    /// The registry in force.
+    pub fn registry(&self) -> Arc<Registry> {
+        self.registry.load_full()
+    }
+
+    /// UTC by the gateway's clock, in milliseconds.
+    pub fn now_ms(&self) -> i64 {
+        self.clock.utc().ms
+    }
+
+    /// How the pipeline stands.
+    pub fn pipeline(&self) -> Pipeline {
+        let usage = self.acceptor.spool().usage();
+        Pipeline {
+            clock_known_good: self.clock.utc().known_good,
+            spool_bytes: usage.bytes,
+            spool_segments: usage.segments,
+            spool_oldest: usage.oldest,
+            spool_synced: usage.synced,
+            spool_failures: usage.failures,
+            held: self.acceptor.waiting().len(),
+            sinks: self.feeds.iter().map(feed::Handle::status).collect(),
+        }
+    }
+}
+
+/// The spool through the acceptor that keeps it.
+struct SpoolOf(Arc<Acceptor>);
+
+impl AsRef<Spool> for SpoolOf {
+    fn as_ref(&self) -> &Spool {
+        self.0.spool()
+    }
+}
+
+/// Runs a gateway until `shutdown`; `started` gets it once everything listens.
+pub async fn run(
+    config: Config,
+    surroundings: Surroundings,
+    shutdown: CancellationToken,
+    started: impl FnOnce(Arc<Gateway>),
+) -> anyhow::Result<()> {
+    let Surroundings { clock, mqtt, http, metrics } = surroundings;
+    let registry = Arc::new(Registry::load(&config.sites).map_err(|c| anyhow::anyhow!(listing(&c)))?);
+    let credentials = Credentials::open(&config.data_dir)?;
+    let (downlinks, live) = (Downlinks::new(), Arc::new(Live::default()));
+
+    // The durable boundary.
+    let (acceptor, recovery, held) = Acceptor::start(
+        Arc::new(Disk),
+        &config.data_dir,
+        limits(&config),
+        Needs {
+            credentials,
+            registry: Arc::clone(&registry),
+            clock: Arc::clone(&clock),
+            downlinks: downlinks.clone(),
+            live: Arc::clone(&live),
+        },
+    )?;
+    tracing::info!(
+        replayed = recovery.replayed,
+        torn_bytes = recovery.torn_bytes,
+        held = held.replayed,
+        "logs are open"
+    );
+    for (path, offset, bytes) in recovery.corrupt.iter().chain(&held.corrupt) {
+        tracing::error!(path = %path.display(), offset, bytes, "damaged and passed over; see tianyu spool verify");
+    }
+
+    // Downstream: the sinks.
+    let feeds = sinks(&config, &acceptor)?;
+    let gateway =
+        Arc::new(Gateway { acceptor: Arc::clone(&acceptor), registry: ArcSwap::new(registry), live, clock, feeds });
+
+    // Upstream: whoever brings reports.
+    let tasks = tokio_util::task::TaskTracker::new();
+    if let Some(settings) = &config.endpoint {
+        let tls = match (&settings.certificate, &settings.key) {
+            (Some(certificate), Some(key)) => Some(endpoint::tls(certificate, key)?),
+            _ => None,
+        };
+        let limits = endpoint::Limits { connections_max: settings.connections_max, ..endpoint::Limits::default() };
+        let endpoint = Endpoint::new(acceptor.clone(), downlinks.clone(), limits, tls);
+        for listener in mqtt {
+            tracing::info!(address = %listener.local_addr()?, "listening for MQTT");
+            tasks.spawn(Arc::clone(&endpoint).run(listener, shutdown.clone()));
+        }
+    }
+    if let Some(listener) = http {
+        tracing::info!(address = %listener.local_addr()?, "listening for HTTP");
+        let (gateway, shutdown) = (Arc::clone(&gateway), shutdown.clone());
+        tasks.spawn(async move {
+            if let Err(error) = api::run(listener, gateway, metrics, shutdown).await {
+                tracing::error!(%error, "serve HTTP");
+            }
+        });
+    }
+    started(Arc::clone(&gateway));
+
+    care(&config, &gateway, &shutdown).await;
+    tasks.close();
+    tasks.wait().await;
+    for feed in &gateway.feeds {
+        feed.stop();
+    }
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// Looks after what changes slowly: files, waiting entries, the spool's room.
+async fn care(config: &Config, gateway: &Arc<Gateway>, shutdown: &CancellationToken) {
+    let mut seen = modified(config);
+    let mut wrong: Option<String> = None;
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = tokio::time::sleep(CARE_EVERY) => {}
+        }
+        let now = modified(config);
+        if now != seen {
+            seen = now;
+            if let Err(error) = gateway.acceptor.reload_credentials() {
+                tracing::error!(%error, "reload credentials; the old ones stay in force");
+            }
+            match Registry::load(&config.sites) {
+                Ok(registry) => {
+                    let registry = Arc::new(registry);
+                    gateway.registry.store(Arc::clone(&registry));
+                    gateway.acceptor.set_registry(registry);
+                    tracing::info!("the registry was read again");
+                    wrong = None;
+                }
+                Err(complaints) => {
+                    let text = listing(&complaints);
+                    if wrong.as_ref() != Some(&text) {
+                        tracing::error!(complaints = text, "the registry is wrong; the old one stays in force");
+                    }
+                    wrong = Some(text);
+                }
+            }
+        }
+        if !gateway.acceptor.waiting().is_empty() {
+            gateway.acceptor.resolve_all();
+        }
+        // Room is made before the budget is reached, so that nothing needs to be refused.
+        let usage = gateway.acceptor.spool().usage();
+        let budget = config.spool.budget_mib << 20;
+        if usage.bytes > budget - budget / 8 {
+            for feed in &gateway.feeds {
+                feed.make_room();
+            }
+        }
+    }
+}
+
+/// When each watched file was changed last.
+fn modified(config: &Config) -> Vec<Option<std::time::SystemTime>> {
+    let nodes = config.data_dir.join("nodes.toml");
+    let time = |path: &Path| std::fs::metadata(path).and_then(|m| m.modified()).ok();
+    config.sites.iter().chain(std::iter::once(&nodes)).map(|path| time(path)).collect()
+}
+
+fn limits(config: &Config) -> Limits {
+    let options = |budget: u64| Options {
+        budget_bytes: budget << 20,
+        free_bytes_min: config.spool.free_mib << 20,
+        // At least eight segments to a budget, so that room can be made piece by piece.
+        segment_bytes_max: (32 << 20).min((budget << 20) / 8),
+        ..Options::default()
+    };
+    Limits {
+        spool: options(config.spool.budget_mib),
+        held: options(config.spool.held_mib),
+        held_node_bytes: config.spool.held_node_mib << 20,
+    }
+}
+
+fn sinks(config: &Config, acceptor: &Arc<Acceptor>) -> anyhow::Result<Vec<feed::Handle>> {
+    let spool = || Arc::new(SpoolOf(Arc::clone(acceptor))) as feed::SpoolOf;
+    let folder = config.data_dir.join("history");
+    let mut feeds = Vec::new();
+    if config.history.keep {
+        let history = History::open(&folder)?;
+        feeds.push(Feed::new("history", true, spool(), None)?.start(Box::new(history))?);
+    } else {
+        acceptor.spool().forget("history")?;
+    }
+    if let Some(settings) = &config.influx {
+        let token = std::fs::read_to_string(&settings.token_file)
+            .with_context(|| format!("read the InfluxDB token from {}", settings.token_file.display()))?;
+        let target = influx::Target {
+            url: settings.url.clone(),
+            org: settings.org.clone(),
+            bucket: settings.bucket.clone(),
+            token: token.trim().to_owned(),
+        };
+        let client = influx::Client::new(target, tokio::runtime::Handle::current())?;
+        let required = settings.required || !config.history.keep;
+        let again = (!required).then(|| (history::Reader::new(&folder), config.data_dir.join("influx.missed")));
+        feeds.push(Feed::new("influx", required, spool(), again)?.start(Box::new(Influx(Box::new(client))))?);
+    } else {
+        acceptor.spool().forget("influx")?;
+    }
+    Ok(feeds)
+}
+
+/// Complaints, one after the other.
+pub fn listing(complaints: &[config::Complaint]) -> String {
+    complaints.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+}

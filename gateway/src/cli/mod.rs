@@ -1,0 +1,285 @@
+//! The commands. Exit codes: 0 well, 1 something went wrong, 2 the command line is wrong (by
+//! clap), 3 what was checked is wrong.
+
+mod inspect;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::{CommandFactory as _, Parser, Subcommand};
+use gateway::config::Config;
+use gateway::credentials::Credentials;
+use gateway::registry::Registry;
+use gateway::{Surroundings, listing, run};
+use telemetry::NodeName;
+use tokio_util::sync::CancellationToken;
+
+/// What was checked is wrong.
+const WRONG: u8 = 3;
+
+/// 田渔 Tianyu: collects what instruments on ponds, cages and fields measure, loses nothing it
+/// has acknowledged, and writes it to a local history and to InfluxDB.
+#[derive(Parser)]
+#[command(name = "tianyu", version, arg_required_else_help = true)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the gateway until it is told to stop (Ctrl-C or SIGTERM)
+    Run {
+        /// Configuration file; see the commented example in gateway/examples/tianyu.toml
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Check configuration and registry files: file, line, column, what is wrong, what would be right
+    Check {
+        /// tianyu.toml or sites.toml files
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+    },
+    /// Make, list and revoke nodes' credentials
+    Node {
+        /// The gateway's data directory
+        #[arg(long, value_name = "DIR", default_value = "tianyu-data")]
+        data: PathBuf,
+        #[command(subcommand)]
+        command: NodeCommand,
+    },
+    /// Look into the durable log, also while a gateway writes it
+    Spool {
+        /// The gateway's data directory
+        #[arg(long, value_name = "DIR", default_value = "tianyu-data")]
+        data: PathBuf,
+        #[command(subcommand)]
+        command: SpoolCommand,
+    },
+    /// See and settle what waits for a description, a place or a clock, or was refused
+    Held {
+        /// Address of the running gateway's API
+        #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8080")]
+        api: String,
+        #[command(subcommand)]
+        command: HeldCommand,
+    },
+    /// Print completions for a shell
+    Completions {
+        /// bash, zsh, fish, elvish or powershell
+        shell: clap_complete::Shell,
+    },
+}
+
+#[derive(Subcommand)]
+enum NodeCommand {
+    /// Make a node's token and key; the token is shown this once
+    Add {
+        /// Node name: 1 to 32 of a-z, 0-9 and '-'
+        name: String,
+    },
+    /// List nodes
+    List,
+    /// Revoke a node's token; a running gateway closes its connection within seconds
+    Revoke {
+        /// Node name
+        name: String,
+    },
+}
+
+#[derive(Subcommand)]
+enum SpoolCommand {
+    /// Segments, entries, bytes
+    Inspect,
+    /// Read everything; exit code 3 if something is damaged
+    Verify,
+    /// Print every record as a line of JSON
+    Export,
+}
+
+#[derive(Subcommand)]
+enum HeldCommand {
+    /// What waits, with reasons
+    List,
+    /// One entry, with its bytes as received
+    Show {
+        /// Its index
+        index: u64,
+    },
+    /// Look again at everything that waits, now
+    Resolve,
+    /// Drop an entry for good
+    Drop {
+        /// Its index
+        index: u64,
+        /// Who drops it and why; kept in the log
+        #[arg(long)]
+        by: String,
+    },
+}
+
+/// Runs a command.
+pub(crate) fn main(arguments: Arguments) -> ExitCode {
+    match command(arguments.command) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("tianyu: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn command(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Run { config } => run_gateway(&config),
+        Command::Check { files } => check(&files),
+        Command::Node { data, command } => node(&data, &command),
+        Command::Spool { data, command } => match command {
+            SpoolCommand::Inspect => inspect::inspect(&data, false),
+            SpoolCommand::Verify => inspect::inspect(&data, true),
+            SpoolCommand::Export => inspect::export(&data),
+        },
+        Command::Held { api, command } => held(&api, &command),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Arguments::command(), "tianyu", &mut std::io::stdout());
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+fn run_gateway(path: &std::path::Path) -> anyhow::Result<ExitCode> {
+    let config = match Config::load(path) {
+        Ok(config) => config,
+        Err(complaints) => {
+            eprintln!("{}", listing(&complaints));
+            return Ok(ExitCode::from(WRONG));
+        }
+    };
+    if let Err(complaints) = Registry::load(&config.sites) {
+        eprintln!("{}", listing(&complaints));
+        return Ok(ExitCode::from(WRONG));
+    }
+    let filter = tracing_subscriber::EnvFilter::try_new(&config.log.filter).context("read log.filter")?;
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_target(false).with_writer(std::io::stderr);
+    if config.log.json {
+        log.json().init()
+    } else {
+        log.init()
+    }
+    let metrics = metrics_exporter_prometheus::PrometheusBuilder::new().install_recorder()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let shutdown = CancellationToken::new();
+        tokio::spawn(until_told(shutdown.clone()));
+        let surroundings = Surroundings::from(&config, Some(metrics)).await?;
+        run(config, surroundings, shutdown, |_| tracing::info!("ready")).await
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Waits for SIGINT or SIGTERM; a second one ends the process at once.
+async fn until_told(shutdown: CancellationToken) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+    else {
+        tracing::error!("signals cannot be caught; stop with SIGKILL, nothing is lost by it");
+        return;
+    };
+    for told in 0..2 {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        if told == 1 {
+            std::process::exit(130);
+        }
+        shutdown.cancel();
+    }
+}
+
+fn check(files: &[PathBuf]) -> anyhow::Result<ExitCode> {
+    let mut complaints = Vec::new();
+    for file in files {
+        let text = std::fs::read_to_string(file).with_context(|| format!("read {}", file.display()))?;
+        // A registry file is known by its tables; everything else is a gateway's configuration.
+        let registry = text.lines().any(|line| matches!(line.trim(), "[[site]]" | "[[node]]"));
+        if registry {
+            complaints.extend(Registry::load(std::slice::from_ref(file)).err().unwrap_or_default());
+            continue;
+        }
+        match Config::load(file) {
+            Ok(config) => complaints.extend(Registry::load(&config.sites).err().unwrap_or_default()),
+            Err(found) => complaints.extend(found),
+        }
+    }
+    if complaints.is_empty() {
+        println!("{} checked, nothing wrong", files.len());
+        return Ok(ExitCode::SUCCESS);
+    }
+    eprintln!("{}", listing(&complaints));
+    Ok(ExitCode::from(WRONG))
+}
+
+fn node(data: &std::path::Path, command: &NodeCommand) -> anyhow::Result<ExitCode> {
+    let mut credentials = Credentials::open(data)?;
+    let name = |name: &str| NodeName::new(name).with_context(|| format!("\"{name}\""));
+    match command {
+        NodeCommand::Add { name: text } => {
+            let node = name(text)?;
+            let token = credentials.add(&node)?;
+            let key: String = credentials.key(&node).as_bytes().iter().map(|b| format!("{b:02x}")).collect();
+            println!("node  {node}\ntoken {token}\nkey   {key}");
+            eprintln!("The token is not kept and cannot be shown again.");
+        }
+        NodeCommand::List => {
+            for (name, entry) in credentials.list() {
+                let state = entry.revoked.as_ref().map_or_else(|| "valid".to_owned(), |at| format!("revoked {at}"));
+                println!("{name:32} made {}  {state}", entry.created);
+            }
+        }
+        NodeCommand::Revoke { name: text } => {
+            credentials.revoke(&name(text)?)?;
+            println!("revoked");
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn held(api: &str, command: &HeldCommand) -> anyhow::Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let client = reqwest::Client::builder().no_proxy().timeout(std::time::Duration::from_secs(30)).build()?;
+    let base = api.trim_end_matches('/');
+    let request = match command {
+        HeldCommand::List => client.get(format!("{base}/api/v1/held")),
+        HeldCommand::Show { index } => client.get(format!("{base}/api/v1/held/{index}")),
+        HeldCommand::Resolve => client.post(format!("{base}/api/v1/held/resolve")),
+        HeldCommand::Drop { index, by } => client.post(format!("{base}/api/v1/held/{index}/drop")).body(by.clone()),
+    };
+    runtime.block_on(async {
+        let answer = request.send().await.with_context(|| {
+            format!("ask the gateway at {base}; is it running, and is this the address of its [api]?")
+        })?;
+        let ok = answer.status().is_success();
+        let value: serde_json::Value = serde_json::from_str(&answer.text().await?)?;
+        match value.as_array() {
+            Some(entries) if matches!(command, HeldCommand::List) => {
+                for entry in entries {
+                    let e = &entry["entry"];
+                    println!(
+                        "{:>8}  {}  ring {}  seq {}+{}  {}",
+                        entry["index"],
+                        e["node"].as_str().unwrap_or_default(),
+                        e["ring"],
+                        e["from"],
+                        e["count"],
+                        e["reason"].as_str().unwrap_or_default()
+                    );
+                }
+                println!("{} waiting", entries.len());
+            }
+            _ => println!("{}", serde_json::to_string_pretty(&value)?),
+        }
+        Ok(if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    })
+}

@@ -1,0 +1,107 @@
+//! The live view: each node's newest snapshot, placed. In memory only; what it shows is gone with
+//! the gateway, and its age is always shown beside it.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+
+use serde::Serialize;
+use telemetry::snapshot::Snapshot;
+
+use crate::entry::{Observation, Place};
+
+/// Nodes shown; beyond this the one heard longest ago makes room.
+const NODES_MAX: usize = 20_000;
+
+/// One newest value.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct LiveReading {
+    /// Field name of the property.
+    pub property: &'static str,
+    /// Unit as people read it.
+    pub unit_symbol: &'static str,
+    /// Site.
+    pub site: String,
+    /// Unit of the site.
+    pub unit: String,
+    /// Point of the unit.
+    pub point: String,
+    /// Value; none where missing.
+    pub value: Option<f64>,
+    /// QARTOD flag.
+    pub flag: u8,
+    /// Tests that fired.
+    pub tests: u16,
+    /// Why it is missing.
+    pub reason: Option<&'static str>,
+}
+
+/// One node's newest state.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct LiveNode {
+    /// When it arrived: UTC in milliseconds by the gateway's clock.
+    pub arrived_ms: i64,
+    /// How old the newest value was when it was sent, in milliseconds.
+    pub age_at_sending_ms: u64,
+    /// Its values.
+    pub readings: Vec<LiveReading>,
+    /// Bit n: actuator n is on.
+    pub actuators: u8,
+    /// Bit n: alarm n of the node is active.
+    pub alarms: u32,
+}
+
+/// All of it.
+#[derive(Default)]
+pub struct Live {
+    nodes: Mutex<BTreeMap<String, LiveNode>>,
+    changed: tokio::sync::Notify,
+}
+
+impl Live {
+    /// Takes a placed snapshot in.
+    pub fn update(&self, node: &str, now_ms: i64, snapshot: &Snapshot, readings: &[Observation], places: &[Place]) {
+        let readings = readings
+            .iter()
+            .filter_map(|o| {
+                let (property, place) = (o.property()?, places.get(usize::from(o.place))?);
+                Some(LiveReading {
+                    property: property.name(),
+                    unit_symbol: property.facts().symbol,
+                    site: place.site.clone(),
+                    unit: place.unit.clone(),
+                    point: place.point.clone(),
+                    value: o.value(),
+                    flag: o.flag,
+                    tests: o.tests,
+                    reason: o.reason().map(|r| r.name()),
+                })
+            })
+            .collect();
+        let live = LiveNode {
+            arrived_ms: now_ms,
+            age_at_sending_ms: snapshot.sent_ms.saturating_sub(snapshot.round.t_ms),
+            readings,
+            actuators: snapshot.actuators,
+            alarms: snapshot.alarms,
+        };
+        {
+            let mut nodes = self.nodes.lock().unwrap_or_else(PoisonError::into_inner);
+            if nodes.len() >= NODES_MAX && !nodes.contains_key(node) {
+                let oldest = nodes.iter().min_by_key(|(_, n)| n.arrived_ms).map(|(name, _)| name.clone());
+                oldest.and_then(|name| nodes.remove(&name));
+            }
+            nodes.insert(node.to_owned(), live);
+        }
+        self.changed.notify_waiters();
+    }
+
+    /// Everything as it stands.
+    pub fn all(&self) -> BTreeMap<String, LiveNode> {
+        self.nodes.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Waits for the next change.
+    pub async fn changed(&self) {
+        self.changed.notified().await;
+    }
+}
