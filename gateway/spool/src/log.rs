@@ -339,7 +339,10 @@ impl Drop for Spool {
         self.shared.lock().closing = true;
         self.shared.work.notify_all();
         self.shared.progress.notify_all();
-        if let Some(thread) = self.thread.take() {
+        // The last owner may let go within a callback, on the sync thread itself: it then ends by
+        // itself once the queue is empty.
+        let own = |thread: &std::thread::JoinHandle<()>| thread.thread().id() == std::thread::current().id();
+        if let Some(thread) = self.thread.take().filter(|thread| !own(thread)) {
             // A panic of the sync thread has been printed; there is nothing left to save here.
             drop(thread.join());
         }

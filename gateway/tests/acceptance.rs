@@ -1,0 +1,575 @@
+//! Acceptance over a file system that can fail at any operation: a model node talks to the real
+//! acceptor, and what it was told is compared with what the log holds.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
+
+use bytes::Bytes;
+use gateway::accept::held::Reason;
+use gateway::accept::{Acceptor, Limits, Needs};
+use gateway::clock::{Clock, Utc};
+use gateway::credentials::Credentials;
+use gateway::custody::{Accept, Arrival, Downlinks, Outlet, Reply, Sent, Verdict};
+use gateway::entry::{Content, Entry};
+use gateway::live::Live;
+use gateway::registry::Registry;
+use spool::memory::{Failure, Memory, Unsynced};
+use spool::{Options, Read, read_only};
+use telemetry::NodeName;
+use telemetry::mac::Key;
+use telemetry::quality::Quality;
+use telemetry::record::*;
+use telemetry::report::ReportWriter;
+use telemetry::session::*;
+use telemetry::topic::{Down, Up};
+
+const NOW: i64 = 1_795_000_000_000;
+
+#[derive(Default)]
+struct TestClock {
+    ahead: AtomicI64,
+    wrong: AtomicBool,
+}
+
+impl Clock for TestClock {
+    fn utc(&self) -> Utc {
+        Utc { ms: NOW + self.ahead.load(Ordering::Relaxed), known_good: !self.wrong.load(Ordering::Relaxed) }
+    }
+    fn mono_ms(&self) -> u64 {
+        self.ahead.load(Ordering::Relaxed).unsigned_abs()
+    }
+}
+
+/// What the gateway sent down, by node.
+#[derive(Clone, Default)]
+struct Mailbox(Arc<Mutex<Vec<(NodeName, Down, Bytes)>>>);
+
+impl Outlet for Mailbox {
+    fn send(&self, node: &NodeName, channel: Down, message: Bytes) -> Sent {
+        self.0.lock().unwrap().push((node.clone(), channel, message));
+        Sent::Queued
+    }
+}
+
+const SITES: &str = r#"
+[[site]]
+name = "s, 1=\"x\" 福清"
+adcode = 350181
+[[site.unit]]
+name = "塘 1"
+kind = "pond"
+[[site.unit]]
+name = "塘 2"
+kind = "pond"
+[[node]]
+name = "pond-7"
+[[node.at]]
+since = 2020-01-01T00:00:00Z
+site = "s, 1=\"x\" 福清"
+unit = "塘 1"
+[[node.at]]
+since = 2026-11-18T12:00:00Z
+site = "s, 1=\"x\" 福清"
+unit = "塘 2"
+"#;
+
+struct Gateway {
+    acceptor: Arc<Acceptor>,
+    mailbox: Mailbox,
+    clock: Arc<TestClock>,
+}
+
+fn credentials(folder: &Path) -> Credentials {
+    let mut credentials = Credentials::open(folder).unwrap();
+    for node in ["pond-7", "pond-8"] {
+        if !credentials.known(&NodeName::new(node).unwrap()) {
+            credentials.set(&NodeName::new(node).unwrap(), "t").unwrap();
+        }
+    }
+    credentials
+}
+
+fn registry(folder: &Path, text: &str) -> Arc<Registry> {
+    let path = folder.join("sites.toml");
+    std::fs::write(&path, text).unwrap();
+    Arc::new(Registry::load(&[path]).unwrap())
+}
+
+fn data() -> PathBuf {
+    PathBuf::from("data")
+}
+
+fn open(memory: &Memory, folder: &Path, sites: &str) -> Option<Gateway> {
+    let (mailbox, clock, downlinks) = (Mailbox::default(), Arc::new(TestClock::default()), Downlinks::new());
+    downlinks.behind(Box::new(mailbox.clone()));
+    let options = Options {
+        segment_bytes_max: 2000,
+        free_bytes_min: 0,
+        retry_after: std::time::Duration::ZERO,
+        ..Options::default()
+    };
+    let limits = Limits { spool: options, held: options, held_node_bytes: 4000 };
+    let needs = Needs {
+        credentials: credentials(folder),
+        registry: registry(folder, sites),
+        clock: clock.clone(),
+        downlinks,
+        live: Arc::new(Live::default()),
+    };
+    let (acceptor, ..) = Acceptor::start(Arc::new(memory.clone()), &data(), limits, needs).ok()?;
+    Some(Gateway { acceptor, mailbox, clock })
+}
+
+impl Gateway {
+    fn arrive(&self, node: &NodeName, channel: Up, payload: &[u8]) -> Verdict {
+        let (tell, told) = mpsc::channel();
+        let reply = Reply::new(move |verdict| assert!(tell.send(verdict).is_ok()));
+        let payload = Bytes::copy_from_slice(payload);
+        self.acceptor.arrive(Arrival { node: node.clone(), channel, payload }, reply);
+        told.recv().unwrap()
+    }
+}
+
+/// A node as far as custody goes: a ring of records, a session, and what it was told.
+struct Node {
+    name: NodeName,
+    key: Key,
+    ring: u32,
+    boot: u16,
+    records: Vec<(u16, Record)>,
+    floor: u32,
+    nonce: Nonce,
+    released: u32,
+    utc_ms: Option<i64>,
+}
+
+fn round(t_ms: u64, value: i32) -> Record {
+    let reading = Reading { channel: 0, value, raw: None, quality: Quality::GOOD };
+    Record::Round(Round { t_ms, config: 1, readings: [reading].into_iter().collect() })
+}
+
+fn description() -> Record {
+    let channel = ChannelDescription { channel: 0, property: 1, calibration: 0, period_s: 60 };
+    Record::Description(Description {
+        t_ms: 1,
+        config: 1,
+        digest: 7,
+        drift_ppm: 40,
+        firmware: "1".try_into().unwrap(),
+        board: "host".try_into().unwrap(),
+        channels: [channel].into_iter().collect(),
+        actuators: heapless::Vec::new(),
+    })
+}
+
+impl Node {
+    fn new(folder: &Path, name: &str, rounds: u32) -> Self {
+        let name = NodeName::new(name).unwrap();
+        let mut records = vec![(1, description())];
+        records.extend((1..=rounds).map(|n| (1, round(u64::from(n) * 1000, n as i32))));
+        let key = credentials(folder).key(&name);
+        Self { name, key, ring: 9, boot: 1, records, floor: 0, nonce: Nonce([0; 8]), released: 0, utc_ms: None }
+    }
+
+    fn next(&self) -> u32 {
+        self.records.len() as u32
+    }
+
+    /// Reads its mail; only what is sealed for its session counts.
+    fn read_mail(&mut self, gateway: &Gateway) {
+        for (node, channel, message) in gateway.mailbox.0.lock().unwrap().drain(..) {
+            if node == self.name
+                && let Ok(body) = self.key.open(&self.name, channel, self.nonce, &message)
+            {
+                let receipt = Receipt::decode(body).unwrap();
+                assert_eq!(receipt.ring, self.ring);
+                self.released = self.released.max(receipt.next);
+                self.utc_ms = receipt.utc_ms.or(self.utc_ms);
+            }
+        }
+    }
+
+    /// Opens a session; where the gateway wants to go on, if it answered.
+    fn open(&mut self, gateway: &Gateway, nonce: u8) -> Option<u32> {
+        self.nonce = Nonce([nonce; 8]);
+        self.released = 0;
+        let (ring, boot, floor, next) = (self.ring, self.boot, self.floor, self.next());
+        let open = Open { nonce: self.nonce, ring, boot, floor, next, mono_ms: 500_000 };
+        self.say(gateway, &Session::Open(open));
+        self.read_mail(gateway);
+        let utc_ms = self.utc_ms;
+        let anchor = utc_ms.map(|utc_ms| Anchor { boot, mono_ms: 500_000, utc_ms, error_ms: 5, drift_ppm: 40 });
+        let ready = Ready { nonce: self.nonce, ring, anchors: anchor.into_iter().collect() };
+        // What is not acknowledged has not been said: the connection is closed, and opened anew.
+        let said = self.say(gateway, &Session::Ready(ready));
+        self.read_mail(gateway);
+        utc_ms.filter(|_| said == Verdict::Done).map(|_| self.released)
+    }
+
+    fn say(&self, gateway: &Gateway, session: &Session) -> Verdict {
+        let mut bytes = [0; 512];
+        let length = session.encode(&mut bytes).unwrap();
+        gateway.arrive(&self.name, Up::Session, &bytes[..length])
+    }
+
+    fn report(&self, from: u32, to: u32) -> Vec<u8> {
+        let mut bytes = [0; 1024];
+        let mut writer = ReportWriter::new(&mut bytes, self.ring, from, self.records[from as usize].0, 500_000);
+        for (_, record) in &self.records[from as usize..to as usize] {
+            writer.push(record).unwrap();
+        }
+        let length = writer.finish().unwrap();
+        bytes[..length].to_vec()
+    }
+
+    fn deliver(&mut self, gateway: &Gateway, from: u32, to: u32) -> Verdict {
+        let verdict = gateway.arrive(&self.name, Up::Report, &self.report(from, to));
+        self.read_mail(gateway);
+        verdict
+    }
+
+    /// Sends everything in threes, going back to the last receipt, until all is released.
+    fn deliver_all(&mut self, gateway: &Gateway) -> bool {
+        for attempt in 1..8 {
+            if self.open(gateway, attempt).is_none() {
+                continue;
+            }
+            loop {
+                let from = self.released;
+                if from >= self.next() {
+                    return true;
+                }
+                self.deliver(gateway, from, (from + 3).min(self.next()));
+                if self.released == from {
+                    break;
+                }
+            }
+        }
+        false
+    }
+}
+
+/// Names of the records in the spool, with their dates and units.
+fn stored(memory: &Memory) -> Vec<(u32, u32, i64, Option<String>)> {
+    let mut all = Vec::new();
+    read_only(memory, &data().join("spool"), &mut |_, bytes| {
+        if let Entry::Accepted(accepted) = Entry::decode(bytes).unwrap() {
+            for record in &accepted.records {
+                let unit = match &record.content {
+                    Content::Round { readings, .. } => {
+                        Some(accepted.places[usize::from(readings[0].place)].unit.clone())
+                    }
+                    _ => None,
+                };
+                all.push((accepted.ring, record.seq, record.date_ms, unit));
+            }
+        }
+    })
+    .unwrap();
+    all
+}
+
+fn seqs(memory: &Memory) -> Vec<u32> {
+    stored(memory).into_iter().map(|(_, seq, ..)| seq).collect()
+}
+
+fn reasons(gateway: &Gateway) -> Vec<Reason> {
+    gateway.acceptor.waiting().iter().map(|(_, s)| s.reason).collect()
+}
+
+#[test]
+fn a_receipt_means_the_records_are_there_whatever_operation_was_the_last() {
+    let folder = tempfile::tempdir().unwrap();
+    let operations = {
+        let memory = Memory::new();
+        let gateway = open(&memory, folder.path(), SITES).unwrap();
+        assert!(Node::new(folder.path(), "pond-7", 20).deliver_all(&gateway));
+        memory.operations()
+    };
+    assert!(operations > 20);
+    for unsynced in [Unsynced::Dropped, Unsynced::Kept, Unsynced::Torn] {
+        for at in 0..operations {
+            let memory = Memory::new();
+            memory.fail_at(at, Failure::Crash);
+            let mut node = Node::new(folder.path(), "pond-7", 20);
+            if let Some(gateway) = open(&memory, folder.path(), SITES) {
+                node.deliver_all(&gateway);
+            }
+            let told = node.released;
+            memory.crash(unsynced);
+            let here = format!("crash at {at}, {unsynced:?}");
+            let gateway = open(&memory, folder.path(), SITES).unwrap();
+            let before = seqs(&memory);
+            assert!(before.iter().copied().eq(0..before.len() as u32), "{before:?}; {here}");
+            assert!(before.len() as u32 >= told, "told {told}, stored {before:?}; {here}");
+            assert!(node.deliver_all(&gateway), "{here}");
+            drop(gateway);
+            let dates: Vec<i64> = stored(&memory).iter().map(|(_, _, date, _)| *date).collect();
+            assert!(seqs(&memory).into_iter().eq(0..21), "{:?}; {here}", seqs(&memory));
+            assert!(dates.is_sorted() && dates.windows(2).all(|w| w[0] < w[1]), "{here}");
+        }
+    }
+}
+
+#[test]
+fn a_failed_write_is_no_receipt_and_no_double() {
+    let folder = tempfile::tempdir().unwrap();
+    for at in 0..40 {
+        let memory = Memory::new();
+        let gateway = open(&memory, folder.path(), SITES).unwrap();
+        memory.fail_at(at, Failure::Once);
+        let mut node = Node::new(folder.path(), "pond-7", 12);
+        while !node.deliver_all(&gateway) {}
+        drop(gateway);
+        memory.crash(Unsynced::Dropped);
+        assert!(seqs(&memory).into_iter().eq(0..13), "failure at {at}: {:?}", seqs(&memory));
+    }
+}
+
+#[test]
+fn duplicates_overlaps_and_reordered_reports_store_each_record_once() {
+    let (folder, memory) = (tempfile::tempdir().unwrap(), Memory::new());
+    let gateway = open(&memory, folder.path(), SITES).unwrap();
+    let mut node = Node::new(folder.path(), "pond-7", 10);
+    node.open(&gateway, 1);
+    for (from, to, released) in
+        [(4, 6, 0), (0, 3, 3), (0, 3, 3), (1, 5, 5), (8, 10, 5), (5, 8, 8), (2, 11, 11), (0, 11, 11)]
+    {
+        assert_eq!(node.deliver(&gateway, from, to), Verdict::Done);
+        assert_eq!(node.released, released, "after {from}..{to}");
+    }
+    assert!(seqs(&memory).into_iter().eq(0..11));
+}
+
+#[test]
+fn a_hole_is_never_passed_until_the_node_says_that_it_is_gone() {
+    let (folder, memory) = (tempfile::tempdir().unwrap(), Memory::new());
+    let gateway = open(&memory, folder.path(), SITES).unwrap();
+    let mut node = Node::new(folder.path(), "pond-7", 10);
+    node.open(&gateway, 1);
+    node.deliver(&gateway, 0, 3);
+    for _ in 0..3 {
+        node.deliver(&gateway, 5, 8);
+        assert_eq!(node.released, 3);
+    }
+    node.floor = 5;
+    assert_eq!(node.open(&gateway, 2), Some(5));
+    node.deliver(&gateway, 5, 8);
+    assert_eq!(node.released, 8);
+    assert_eq!(seqs(&memory), [0, 1, 2, 5, 6, 7]);
+}
+
+#[test]
+fn a_known_name_with_other_content_is_held_and_never_receipted_as_a_duplicate() {
+    let (folder, memory) = (tempfile::tempdir().unwrap(), Memory::new());
+    let gateway = open(&memory, folder.path(), SITES).unwrap();
+    let mut node = Node::new(folder.path(), "pond-7", 5);
+    assert!(node.deliver_all(&gateway));
+    let mut twin = Node::new(folder.path(), "pond-7", 8);
+    twin.records[4].1 = round(4_000, 999);
+    twin.open(&gateway, 9);
+    twin.deliver(&gateway, 3, 8);
+    assert_eq!(reasons(&gateway), [Reason::OtherContent]);
+    assert_eq!(twin.released, 6, "what is durable stays receipted; nothing new is");
+    assert!(seqs(&memory).into_iter().eq(0..6));
+    assert_eq!(gateway.acceptor.nodes()[0].other_content, 1);
+}
+
+#[test]
+fn poison_and_newer_versions_are_held_and_cost_the_node_nothing_else() {
+    let (folder, memory) = (tempfile::tempdir().unwrap(), Memory::new());
+    let gateway = open(&memory, folder.path(), SITES).unwrap();
+    let mut node = Node::new(folder.path(), "pond-7", 10);
+    node.open(&gateway, 1);
+    node.deliver(&gateway, 0, 3);
+    let mut poison = node.report(3, 5);
+    let body = poison.len() - 8;
+    poison[body] ^= 0xFF;
+    let mut newer = node.report(5, 7);
+    let version = newer.iter().position(|b| *b == 1).unwrap();
+    // [array, ring, first, count, boot, sent (5), version]
+    assert_eq!(newer[10], 1, "{version}");
+    newer[10] = 2;
+    for payload in [&mut poison, &mut newer] {
+        let end = payload.len() - 5;
+        let crc = telemetry::report::digest(&payload[..end]).to_be_bytes();
+        payload[end + 1..].copy_from_slice(&crc);
+        assert_eq!(gateway.arrive(&node.name, Up::Report, payload), Verdict::Done);
+    }
+    node.read_mail(&gateway);
+    assert_eq!(node.released, 7, "held records are in custody");
+    assert_eq!(reasons(&gateway), [Reason::Poison, Reason::NewerVersion]);
+    node.deliver(&gateway, 7, 11);
+    assert_eq!(node.released, 11);
+    assert_eq!(seqs(&memory), [0, 1, 2, 7, 8, 9, 10]);
+    drop(gateway);
+    memory.crash(Unsynced::Dropped);
+    let gateway = open(&memory, folder.path(), SITES).unwrap();
+    assert_eq!(reasons(&gateway).len(), 2);
+    assert!(gateway.acceptor.drop_held(gateway.acceptor.waiting().iter().next().unwrap().0, "test".into()));
+    assert_eq!(reasons(&gateway), [Reason::NewerVersion]);
+}
+
+#[test]
+fn a_malformed_envelope_is_dropped_and_nobody_waits_for_it() {
+    let (folder, memory) = (tempfile::tempdir().unwrap(), Memory::new());
+    let gateway = open(&memory, folder.path(), SITES).unwrap();
+    let mut node = Node::new(folder.path(), "pond-7", 5);
+    node.open(&gateway, 1);
+    for garbage in [&b""[..], b"x", &[0xFF; 900], &node.report(0, 3)[1..]] {
+        assert_eq!(gateway.arrive(&node.name, Up::Report, garbage), Verdict::Done);
+        assert_eq!(gateway.arrive(&node.name, Up::Session, garbage), Verdict::Done);
+        assert_eq!(gateway.arrive(&node.name, Up::Live, garbage), Verdict::Done);
+    }
+    assert!(node.deliver_all(&gateway));
+}
+
+#[test]
+fn an_unplaced_node_is_held_and_placed_when_the_registry_comes() {
+    let (folder, memory) = (tempfile::tempdir().unwrap(), Memory::new());
+    let gateway = open(&memory, folder.path(), SITES).unwrap();
+    let mut node = Node::new(folder.path(), "pond-8", 5);
+    assert!(node.deliver_all(&gateway));
+    assert!(
+        reasons(&gateway).iter().all(|r| *r == Reason::NoDescription || *r == Reason::Unplaced),
+        "{:?}",
+        reasons(&gateway)
+    );
+    assert!(!reasons(&gateway).is_empty());
+    let sites = SITES.replace("name = \"pond-7\"", "name = \"pond-8\"");
+    for crash in [true, false] {
+        if crash {
+            // A look that did not last: the records wait again, and come out once.
+            memory.fail_at(1, Failure::Crash);
+        }
+        gateway.acceptor.set_registry(registry(folder.path(), &sites));
+        if crash {
+            break;
+        }
+    }
+    drop(gateway);
+    memory.crash(Unsynced::Dropped);
+    let gateway = open(&memory, folder.path(), &sites).unwrap();
+    gateway.acceptor.resolve_all();
+    drop(gateway);
+    let gateway = open(&memory, folder.path(), &sites).unwrap();
+    assert!(reasons(&gateway).is_empty(), "{:?}", reasons(&gateway));
+    drop(gateway);
+    let mut seqs = seqs(&memory);
+    seqs.sort_unstable();
+    assert!(seqs.iter().copied().eq(0..6), "{seqs:?}");
+}
+
+#[test]
+fn a_gateway_whose_clock_is_wrong_holds_and_dates_when_it_is_right() {
+    let (folder, memory) = (tempfile::tempdir().unwrap(), Memory::new());
+    let gateway = open(&memory, folder.path(), SITES).unwrap();
+    gateway.clock.wrong.store(true, Ordering::Relaxed);
+    let mut node = Node::new(folder.path(), "pond-7", 5);
+    assert_eq!(node.open(&gateway, 1), None, "receipts carry no UTC");
+    node.deliver(&gateway, 0, 3);
+    node.deliver(&gateway, 3, 6);
+    assert_eq!(node.released, 6, "held is in custody");
+    assert_eq!(reasons(&gateway), [Reason::Undated, Reason::BehindUndated]);
+    assert!(seqs(&memory).is_empty());
+    gateway.clock.wrong.store(false, Ordering::Relaxed);
+    node.open(&gateway, 2);
+    gateway.acceptor.resolve_all();
+    assert!(reasons(&gateway).is_empty(), "{:?}", reasons(&gateway));
+    drop(gateway);
+    let all = stored(&memory);
+    assert!(all.iter().map(|(_, seq, ..)| *seq).eq(0..6));
+    assert_eq!(all[5].2, NOW - 500_000 + 5_000);
+}
+
+#[test]
+fn anchors_in_1970_and_2099_date_nothing() {
+    let (folder, memory) = (tempfile::tempdir().unwrap(), Memory::new());
+    let gateway = open(&memory, folder.path(), SITES).unwrap();
+    let mut node = Node::new(folder.path(), "pond-7", 3);
+    for utc_ms in [1_000, 4_080_000_000_000] {
+        node.nonce = Nonce([3; 8]);
+        let (ring, boot) = (node.ring, node.boot);
+        node.say(&gateway, &Session::Open(Open { nonce: node.nonce, ring, boot, floor: 0, next: 4, mono_ms: 0 }));
+        let anchor = Anchor { boot, mono_ms: 0, utc_ms, error_ms: 0, drift_ppm: 0 };
+        node.say(&gateway, &Session::Ready(Ready { nonce: node.nonce, ring, anchors: [anchor].into_iter().collect() }));
+    }
+    node.deliver(&gateway, 0, 4);
+    assert_eq!(reasons(&gateway), [Reason::Undated]);
+    assert!(node.deliver_all(&gateway) && reasons(&gateway).is_empty());
+    assert!(stored(&memory).iter().all(|(_, _, date, _)| (*date - NOW).abs() < 600_000));
+}
+
+#[test]
+fn an_erased_ring_opens_a_new_window_and_is_no_duplicate() {
+    let (folder, memory) = (tempfile::tempdir().unwrap(), Memory::new());
+    let gateway = open(&memory, folder.path(), SITES).unwrap();
+    assert!(Node::new(folder.path(), "pond-7", 5).deliver_all(&gateway));
+    gateway.clock.ahead.store(60_000, Ordering::Relaxed);
+    let mut erased = Node::new(folder.path(), "pond-7", 4);
+    erased.ring = 10;
+    assert!(erased.deliver_all(&gateway));
+    let names: Vec<_> = stored(&memory).into_iter().map(|(ring, seq, ..)| (ring, seq)).collect();
+    assert_eq!(names.len(), 11);
+    assert_eq!(names.iter().filter(|(ring, _)| *ring == 10).count(), 5);
+}
+
+#[test]
+fn a_node_moved_while_offline_leaves_its_old_readings_in_the_old_pond() {
+    let (folder, memory) = (tempfile::tempdir().unwrap(), Memory::new());
+    // The stay at the second pond begins at 2026-11-18T12:00:00Z.
+    let moved: i64 = 1_795_003_200_000;
+    let gateway = open(&memory, folder.path(), SITES).unwrap();
+    let mut node = Node::new(folder.path(), "pond-7", 10);
+    // Round n is taken n seconds after boot; the session opens 500 s after boot.
+    gateway.clock.ahead.store(moved - NOW + 495_000, Ordering::Relaxed);
+    assert!(node.deliver_all(&gateway));
+    let units: Vec<_> = stored(&memory).into_iter().filter_map(|(.., unit)| unit).collect();
+    assert_eq!(units, [vec!["塘 1"; 4], vec!["塘 2"; 6]].concat());
+}
+
+#[test]
+fn a_node_that_sends_nothing_but_poison_fills_only_its_own_budget() {
+    let (folder, memory) = (tempfile::tempdir().unwrap(), Memory::new());
+    let gateway = open(&memory, folder.path(), SITES).unwrap();
+    let mut bad = Node::new(folder.path(), "pond-8", 200);
+    bad.open(&gateway, 1);
+    for from in 0..190 {
+        bad.deliver(&gateway, from, from + 1);
+    }
+    let held: u64 = gateway.acceptor.waiting().iter().map(|(_, s)| s.bytes).sum();
+    assert!(held < 4_500, "{held} bytes");
+    assert!(bad.released < 100, "what is over the budget is not receipted");
+    assert!(Node::new(folder.path(), "pond-7", 10).deliver_all(&gateway));
+}
+
+#[test]
+fn stale_and_foreign_sessions_change_nothing() {
+    let (folder, memory) = (tempfile::tempdir().unwrap(), Memory::new());
+    let gateway = open(&memory, folder.path(), SITES).unwrap();
+    let mut node = Node::new(folder.path(), "pond-7", 3);
+    node.open(&gateway, 1);
+    let stale = Ready { nonce: Nonce([7; 8]), ring: 9, anchors: heapless::Vec::new() };
+    node.say(&gateway, &Session::Ready(stale));
+    let stranger = NodeName::new("nobody").unwrap();
+    assert_eq!(gateway.arrive(&stranger, Up::Report, &node.report(0, 3)), Verdict::Done);
+    assert!(node.deliver_all(&gateway));
+    assert_eq!(gateway.acceptor.nodes().len(), 1);
+}
+
+#[test]
+fn a_consumer_reads_exactly_what_was_accepted() {
+    let (folder, memory) = (tempfile::tempdir().unwrap(), Memory::new());
+    let gateway = open(&memory, folder.path(), SITES).unwrap();
+    assert!(Node::new(folder.path(), "pond-7", 10).deliver_all(&gateway));
+    let mut reader = gateway.acceptor.spool().reader(0);
+    let mut count = 0;
+    while let Some(read) = reader.read().unwrap() {
+        let Read::Entry { bytes, .. } = read else { panic!("{read:?}") };
+        if let Entry::Accepted(accepted) = Entry::decode(&bytes).unwrap() {
+            count += accepted.records.len();
+        }
+    }
+    assert_eq!(count, 11);
+}
