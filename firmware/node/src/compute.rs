@@ -1,0 +1,177 @@
+//! Quantities computed from others: oxygen saturation, un-ionised ammonia, salinity, conductivity
+//! at 25 °C, humidity. Pure formulas with their sources; in doubles, because the oxygen formula
+//! subtracts numbers that are nearly equal.
+//!
+//! When a formula is applied, and to which channels, is the config's business.
+
+use libm::{exp, log, pow, sqrt};
+
+/// One standard atmosphere, hPa.
+pub const ATMOSPHERE_HPA: f64 = 1013.25;
+const KELVIN: f64 = 273.15;
+
+/// Oxygen that water takes from air at equilibrium, mg/L (Benson and Krause 1984, as USGS has used
+/// since 2011): `celsius` 0–40, `psu` 0–40, `hpa` 500–1100.
+pub fn oxygen_solubility(celsius: f64, psu: f64, hpa: f64) -> f64 {
+    let t = celsius + KELVIN;
+    let p = hpa / ATMOSPHERE_HPA;
+    let t2 = t * t;
+    let ln_c = -139.344_11 + 157_570.1 / t - 66_423_080.0 / t2 + 1.2438e10 / (t2 * t)
+        - 8.621_949e11 / (t2 * t2)
+        - psu * (0.017_674 - 10.754 / t + 2140.7 / t2);
+    let theta = 0.000_975 - 1.426e-5 * celsius + 6.436e-8 * celsius * celsius;
+    let r = 373.16 / t;
+    let u = (1.0 - 0.000_537 * psu)
+        * exp(18.1973 * (1.0 - r) + 3.1813e-7 * (1.0 - exp(26.1205 * (1.0 - 1.0 / r)))
+            - 0.018_726 * (1.0 - exp(8.039_45 * (1.0 - r)))
+            + 5.028_02 * log(r));
+    exp(ln_c) * (p - u) * (1.0 - theta * p) / ((1.0 - u) * (1.0 - theta))
+}
+
+/// Oxygen saturation, %, of water with `oxygen` mg/L.
+pub fn oxygen_saturation(oxygen: f64, celsius: f64, psu: f64, hpa: f64) -> f64 {
+    100.0 * oxygen / oxygen_solubility(celsius, psu, hpa)
+}
+
+/// By what a reading taken as if of fresh water is multiplied where the water has `psu` of salt.
+pub fn oxygen_salinity_factor(celsius: f64, psu: f64) -> f64 {
+    oxygen_solubility(celsius, psu, ATMOSPHERE_HPA) / oxygen_solubility(celsius, 0.0, ATMOSPHERE_HPA)
+}
+
+/// The part of total ammonia that is un-ionised in fresh water, 0–1 (Emerson et al. 1975,
+/// 0–50 °C). In sea water it is up to a fifth less.
+pub fn unionized_fraction(ph: f64, celsius: f64) -> f64 {
+    // A widely copied page misprints 2727.92; at 20 °C the pKa is 9.4025.
+    let pka = 0.090_18 + 2729.92 / (celsius + KELVIN);
+    1.0 / (pow(10.0, pka - ph) + 1.0)
+}
+
+/// Practical salinity of a conductivity ratio (PSS-78, UNESCO technical paper 44) at `celsius` on
+/// the scale of 1968 and `dbar` of pressure.
+pub fn salinity_of_ratio(ratio: f64, celsius: f64, dbar: f64) -> f64 {
+    let t = celsius;
+    let rt = 0.676_609_7 + t * (2.005_64e-2 + t * (1.104_259e-4 + t * (-6.9698e-7 + t * 1.0031e-9)));
+    let rp = 1.0
+        + dbar * (2.070e-5 + dbar * (-6.370e-10 + dbar * 3.989e-15))
+            / (1.0 + t * (3.426e-2 + t * 4.464e-4) + (4.215e-1 - 3.107e-3 * t) * ratio);
+    let r = ratio / (rp * rt);
+    let x = sqrt(r.max(0.0));
+    let polynomial = |c: [f64; 6]| c.iter().rev().fold(0.0, |sum, c| sum * x + c);
+    let f = (t - 15.0) / (1.0 + 0.0162 * (t - 15.0));
+    let s = polynomial([0.0080, -0.1692, 25.3851, 14.0941, -7.0261, 2.7081])
+        + f * polynomial([0.0005, -0.0056, -0.0066, -0.0375, 0.0636, -0.0144]);
+    if s >= 2.0 {
+        return s;
+    }
+    // Below 2 the polynomial does not reach zero with the salt (Hill et al. 1986).
+    let (a, b) = (400.0 * r, 100.0 * r);
+    s - 0.008 / (1.0 + 1.5 * a + a * a) - 0.0005 * f / (1.0 + sqrt(b.max(0.0)) + b + pow(b.max(0.0), 1.5))
+}
+
+/// Practical salinity at the surface, from mS/cm and °C.
+pub fn salinity(millisiemens: f64, celsius: f64) -> f64 {
+    // 42.914 mS/cm: standard sea water at 15 °C (Culkin and Smith 1980). The scale of 1990 is
+    // 1.000 24 times finer than that of 1968.
+    salinity_of_ratio(millisiemens / 42.914, 1.000_24 * celsius, 0.0).max(0.0)
+}
+
+/// Conductivity at 25 °C in the unit it is given in (ISO 7888, 1.91 % a degree).
+pub fn conductivity_25(conductivity: f64, celsius: f64) -> f64 {
+    conductivity / (1.0 + 0.0191 * (celsius - 25.0))
+}
+
+/// Pressure of saturated water vapour, kPa (FAO-56, equation 11).
+pub fn vapour_pressure(celsius: f64) -> f64 {
+    0.6108 * exp(17.27 * celsius / (celsius + 237.3))
+}
+
+/// Vapour pressure deficit of the air, kPa.
+pub fn vapour_pressure_deficit(celsius: f64, percent: f64) -> f64 {
+    vapour_pressure(celsius) * (1.0 - percent / 100.0)
+}
+
+/// Dew point, °C (Magnus with 17.62 and 243.12 °C, WMO-No. 8); not a number in air without water.
+pub fn dew_point(celsius: f64, percent: f64) -> f64 {
+    let g = log(percent / 100.0) + 17.62 * celsius / (243.12 + celsius);
+    243.12 * g / (17.62 - g)
+}
+
+/// Absolute humidity, g/m³.
+pub fn absolute_humidity(celsius: f64, percent: f64) -> f64 {
+    // hPa by Magnus (WMO-No. 8), and the gas constant of water vapour.
+    let hpa = 6.112 * exp(17.62 * celsius / (243.12 + celsius)) * percent / 100.0;
+    216.7 * hpa / (celsius + KELVIN)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn near(got: f64, wanted: f64, within: f64) {
+        assert!((got - wanted).abs() <= within, "{got} instead of {wanted}");
+    }
+
+    #[test]
+    fn oxygen_meets_the_table_of_benson_and_krause() {
+        let table = [
+            (0.0, [14.621, 13.633, 11.853, 11.446, 13.461]),
+            (10.0, [11.288, 10.589, 9.317, 9.024, 10.387]),
+            (20.0, [9.092, 8.572, 7.617, 7.396, 8.358]),
+            (25.0, [8.263, 7.807, 6.967, 6.772, 7.590]),
+            (30.0, [7.559, 7.155, 6.410, 6.237, 6.936]),
+        ];
+        for (t, row) in table {
+            for (s, wanted) in [0.0, 10.0, 30.0, 35.0].into_iter().zip(row) {
+                near(oxygen_solubility(t, s, ATMOSPHERE_HPA), wanted, 0.001);
+            }
+            near(oxygen_solubility(t, 0.0, ATMOSPHERE_HPA * 700.0 / 760.0), row[4], 0.002);
+        }
+        near(oxygen_solubility(28.0, 30.0, 1005.0), 6.568, 0.001);
+        near(oxygen_saturation(5.0, 25.0, 0.0, 1000.0), 61.3, 0.05);
+    }
+
+    #[test]
+    fn ammonia_meets_emersons_table() {
+        for (t, ph, wanted) in [
+            (20.0, 7.0, 0.00394),
+            (20.0, 8.0, 0.03807),
+            (25.0, 8.0, 0.05366),
+            (28.0, 8.2, 0.09981),
+            (30.0, 9.0, 0.44533),
+        ] {
+            near(unionized_fraction(ph, t), wanted, 0.000_01);
+        }
+    }
+
+    #[test]
+    fn salinity_meets_the_unesco_checks() {
+        near(salinity_of_ratio(1.0, 15.0, 0.0), 35.0, 1e-6);
+        near(salinity_of_ratio(1.2, 20.0, 2000.0), 37.245_628, 1e-6);
+        near(salinity_of_ratio(0.65, 5.0, 1500.0), 27.995_347, 1e-6);
+        for (c, t, wanted) in [(53.0, 25.0, 34.9473), (50.0, 28.0, 30.6766), (5.0, 25.0, 2.6796), (1.0, 25.0, 0.4924)] {
+            near(salinity(c, t), wanted, 0.0001);
+        }
+        near(salinity(0.0, 25.0), 0.0, 0.01);
+    }
+
+    #[test]
+    fn conductivity_is_brought_to_25_degrees() {
+        for (c, t, wanted) in [(1413.0, 20.0, 1562.2), (1000.0, 15.0, 1236.1), (2500.0, 30.0, 2282.1)] {
+            near(conductivity_25(c, t), wanted, 0.1);
+        }
+    }
+
+    #[test]
+    fn humidity_meets_its_vectors() {
+        for (t, es) in [(15.0, 1.7053), (20.0, 2.3383), (25.0, 3.1678), (30.0, 4.2431)] {
+            near(vapour_pressure(t), es, 0.0001);
+        }
+        for (t, rh, vpd, dew, absolute) in
+            [(25.0, 60.0, 1.267, 16.69, 13.78), (30.0, 70.0, 1.273, 23.93, 21.18), (28.0, 50.0, 1.890, 16.61, 13.57)]
+        {
+            near(vapour_pressure_deficit(t, rh), vpd, 0.001);
+            near(dew_point(t, rh), dew, 0.01);
+            near(absolute_humidity(t, rh), absolute, 0.02);
+        }
+    }
+}

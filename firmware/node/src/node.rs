@@ -1,0 +1,571 @@
+//! The node: its parts wired together, and what a host has to give it.
+
+use embedded_storage::nor_flash::NorFlash;
+use sensors::profile::Sample;
+use telemetry::limits::{RECORD_BYTES_MAX, SNAPSHOT_BYTES_MAX};
+use telemetry::mac::Key;
+use telemetry::record::{ActuatorDescription, ChannelDescription, Description, Event, EventCode, Loss, Round};
+use telemetry::session::{Command, Order};
+use telemetry::snapshot::Snapshot;
+use telemetry::topic::{Down, Up};
+use telemetry::{MissingReason, NodeName, Record, Tests};
+
+use crate::alarms::Alarm;
+use crate::config::{Config, ConfigError, Source};
+use crate::control::{Change, Control};
+use crate::judge::Judge;
+use crate::ring::{Overwritten, Ring};
+use crate::sample::{Lines, Progress, Sampler};
+use crate::session::{self, Pace, Session};
+
+/// Records of earlier boots that are looked at for what they say of stuck values.
+const RECALLED_MAX: u32 = 64;
+/// Pause after the flash failed in the conversation, ms.
+const STORAGE_PAUSE_MS: u64 = 1_000;
+/// Changes and alarms told at once; there are at most 8 actuators.
+const CHANGES_MAX: usize = 8;
+/// Part number of the flash in a fault's event.
+const PART_FLASH: u8 = 1;
+
+/// What the host gives. Nothing of it may wait.
+pub trait Io: Lines {
+    /// A round begins: start what takes time on I2C, so that [`Io::direct`] has it at its end.
+    fn round_begins(&mut self) {}
+    /// The value of a direct input in its channel's unit, taken in this round.
+    fn direct(&mut self, input: u8) -> Result<f32, MissingReason>;
+    /// Switches an actuator. Also called when nothing changed, once a round.
+    fn switch(&mut self, actuator: u8, on: bool);
+    /// Publishes on the node's own up topic; `false` when there is no room now.
+    fn publish(&mut self, channel: Up, payload: &[u8]) -> bool;
+}
+
+/// Who a node is.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// Its name.
+    pub name: NodeName,
+    /// Its key.
+    pub key: Key,
+    /// Firmware version, cut to 16 bytes.
+    pub firmware: &'static str,
+    /// Board, cut to 16 bytes.
+    pub board: &'static str,
+}
+
+/// Why the node started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum RestartCause {
+    /// Nobody knows.
+    Unknown = 0,
+    /// Power came.
+    Power = 1,
+    /// The watchdog bit.
+    Watchdog = 2,
+    /// The program asked for it.
+    Software = 3,
+    /// The voltage fell.
+    BrownOut = 4,
+    /// The processor faulted.
+    Fault = 5,
+}
+
+/// What happened, counted since boot.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Rounds taken.
+    pub rounds: u32,
+    /// Records that the flash did not keep.
+    pub unkept: u32,
+    /// Records that were overwritten before the gateway had them, as far as is known.
+    pub lost: u32,
+    /// Configs and orders that were refused.
+    pub refused: u32,
+    /// The conversation's own.
+    pub session: session::Counters,
+}
+
+/// A node.
+#[derive(Debug)]
+pub struct Node<F> {
+    identity: Identity,
+    config: Config,
+    boot: u16,
+    ring: Option<Ring<F>>,
+    session: Session,
+    sampler: Sampler,
+    judge: Judge,
+    control: Control,
+    round: Round,
+    alarms: u32,
+    linked: bool,
+    unsaid: u32,
+    storage_fails: bool,
+    outputs_due: bool,
+    snapshot_due: bool,
+    counters: Counters,
+}
+
+impl<F: NorFlash> Node<F> {
+    /// Starts a node on its flash region, at `now_us`. `seed` is 64 unpredictable bits of the
+    /// hardware's random source, fresh at each boot.
+    ///
+    /// Flash that fails does not stop the node: it samples, controls and shows live values, and
+    /// says so by [`Alarm::Storage`].
+    ///
+    /// # Errors
+    /// When the config is not valid.
+    pub fn boot(
+        flash: F,
+        config: Config,
+        identity: Identity,
+        seed: u64,
+        now_us: u64,
+        cause: RestartCause,
+    ) -> Result<Self, ConfigError> {
+        config.validate()?;
+        let mut judge = Judge::new();
+        let (ring, made) = match Ring::open_or_format(flash, (seed >> 32) as u32) {
+            Ok((ring, made)) => (Some(ring), made),
+            Err(_) => (None, false),
+        };
+        let mut ring = ring;
+        let (boots, boot) = ring.as_mut().map_or((0, 0), |ring| recall(ring, &config, &mut judge));
+        let session =
+            Session::new(identity.name.clone(), identity.key.clone(), boot, config.drift_ppm, pace(&config), seed);
+        let mut node = Self {
+            control: Control::new(&config.actuators, now_us / 1_000),
+            storage_fails: ring.is_none(),
+            identity,
+            config,
+            boot,
+            ring,
+            session,
+            sampler: Sampler::new(now_us),
+            judge,
+            round: Round::default(),
+            alarms: 0,
+            linked: false,
+            unsaid: 0,
+            outputs_due: true,
+            snapshot_due: false,
+            counters: Counters::default(),
+        };
+        let now_ms = now_us / 1_000;
+        if made {
+            let id = node.ring.as_ref().map_or(0, Ring::id);
+            node.tell(now_ms, EventCode::RingFormatted, 0, i64::from(id), 0);
+        }
+        node.tell(now_ms, EventCode::Restarted, 0, cause as i64, boots);
+        node.describe(now_ms);
+        Ok(node)
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &NodeName {
+        &self.identity.name
+    }
+
+    /// Its config.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The boot in whose time its records now are.
+    pub fn boot_number(&self) -> u16 {
+        self.boot
+    }
+
+    /// The newest round; empty before the first.
+    pub fn round(&self) -> &Round {
+        &self.round
+    }
+
+    /// Whether an actuator is to be on.
+    pub fn is_on(&self, actuator: u8) -> bool {
+        self.control.is_on(actuator)
+    }
+
+    /// Bit n: [`Alarm`] n is raised.
+    pub fn alarms(&self) -> u32 {
+        self.alarms
+    }
+
+    /// The ring's id, its floor and its next seq, where there is one.
+    pub fn ring(&self) -> Option<(u32, u32, u32)> {
+        self.ring.as_ref().map(|ring| (ring.id(), ring.floor(), ring.next_seq()))
+    }
+
+    /// The conversation, to look at.
+    pub fn session(&self) -> &Session {
+        &self.session
+    }
+
+    /// What was counted since boot.
+    pub fn counters(&self) -> Counters {
+        Counters { session: self.session.counters(), ..self.counters }
+    }
+
+    /// Ends the node and gives its flash back: power is off. `None` when it had failed at boot.
+    pub fn into_flash(self) -> Option<F> {
+        self.ring.map(Ring::into_flash)
+    }
+
+    /// MQTT is connected and the down topics are subscribed.
+    pub fn connected(&mut self, now_us: u64) {
+        self.linked = true;
+        self.snapshot_due = true;
+        self.session.connected(now_us / 1_000);
+    }
+
+    /// MQTT is gone. Orders go on until they expire; rules are not touched.
+    pub fn disconnected(&mut self, _now_us: u64) {
+        self.linked = false;
+        self.session.disconnected();
+    }
+
+    /// A message of a down topic came. Returns a config that passed every check and is newer than
+    /// the one that runs: the host stores it and calls [`Node::apply`].
+    pub fn message(&mut self, kind: Down, payload: &[u8], now_us: u64) -> Option<Config> {
+        let now_ms = now_us / 1_000;
+        match kind {
+            Down::Receipt => {
+                let (id, next) = self.ring.as_ref().map(|ring| (ring.id(), ring.next_seq()))?;
+                let heard = self.session.receipt(payload, now_ms, id, next);
+                if let Some(beyond) = heard.beyond {
+                    self.advance(now_ms, beyond);
+                }
+                if let Some(clock) = heard.clock {
+                    self.keep(&Record::Event(clock), now_ms);
+                }
+                None
+            }
+            Down::Command => {
+                let command = self.session.command(payload, now_ms)?;
+                self.obey(command, now_ms);
+                None
+            }
+            Down::Config => {
+                let image = self.session.open_sealed(Down::Config, payload)?;
+                match Config::decode(image) {
+                    Ok(config) if config.number > self.config.number => Some(config),
+                    Ok(_) | Err(_) => {
+                        self.counters.refused += 1;
+                        None
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes on another config: every actuator goes to its safe state, as after a restart.
+    ///
+    /// # Errors
+    /// When it is not valid, or not newer than the one that runs. Then nothing changes.
+    pub fn apply(&mut self, config: Config, now_us: u64) -> Result<(), ConfigError> {
+        config.validate()?;
+        if config.number <= self.config.number {
+            return Err(ConfigError::Range("number"));
+        }
+        let now_ms = now_us / 1_000;
+        self.session.set_pace(pace(&config), config.drift_ppm);
+        self.control = Control::new(&config.actuators, now_ms);
+        self.judge = Judge::new();
+        self.sampler = Sampler::new(now_us);
+        self.config = config;
+        self.outputs_due = true;
+        let digest = i64::from(self.config.digest());
+        self.tell(now_ms, EventCode::ConfigApplied, 0, i64::from(self.config.number), digest);
+        self.describe(now_ms);
+        Ok(())
+    }
+
+    /// Does what is due at `now_us`; when to come again at the latest, µs since boot.
+    pub fn poll(&mut self, now_us: u64, io: &mut impl Io) -> u64 {
+        let now_ms = now_us / 1_000;
+        let mut wake_us = u64::MAX;
+        // Outputs first: whatever else happens, a restarted node's aerators are on.
+        self.steer(now_ms, io);
+        match poll_sampler(&mut self.sampler, &self.config, now_us, io) {
+            Progress::Wait(until_us) => wake_us = wake_us.min(until_us),
+            Progress::Done(began_us) => {
+                self.finish(began_us / 1_000, now_ms, io);
+                wake_us = now_us;
+            }
+        }
+        self.alarm(now_ms);
+        if let Some(ring) = &mut self.ring {
+            match self.session.poll(now_ms, ring, &mut |channel, payload| io.publish(channel, payload)) {
+                Ok(Some(until_ms)) => wake_us = wake_us.min(until_ms.saturating_mul(1_000)),
+                Ok(None) => {}
+                Err(_) => {
+                    self.storage_fails = true;
+                    wake_us = wake_us.min((now_ms + STORAGE_PAUSE_MS) * 1_000);
+                }
+            }
+        }
+        if self.snapshot_due {
+            self.show(now_ms, io);
+        }
+        if let Some(until_ms) = self.control.wake_ms(&self.config.actuators, now_ms) {
+            wake_us = wake_us.min(until_ms * 1_000);
+        }
+        wake_us.max(now_us)
+    }
+
+    /// Lets the rules decide and passes on what changed.
+    fn steer(&mut self, now_ms: u64, io: &mut impl Io) {
+        let mut changes: heapless::Vec<Change, CHANGES_MAX> = heapless::Vec::new();
+        self.control.decide(&self.config.actuators, now_ms, |change| {
+            io.switch(change.actuator, change.on);
+            // One change an actuator, and there are no more actuators than places.
+            let _fits = changes.push(change);
+        });
+        if self.outputs_due {
+            for actuator in 0..self.config.actuators.len() as u8 {
+                io.switch(actuator, self.control.is_on(actuator));
+            }
+            self.outputs_due = false;
+        }
+        for change in changes {
+            self.snapshot_due = true;
+            let cause = change.cause as i64;
+            self.tell(now_ms, EventCode::ActuatorChanged, change.actuator, i64::from(change.on), cause);
+        }
+    }
+
+    /// A round is over: judge it, control by it, keep it, show it, in this order.
+    fn finish(&mut self, t_ms: u64, now_ms: u64, io: &mut impl Io) {
+        let sampler = &self.sampler;
+        self.round = self.judge.round(&self.config, t_ms, |index, channel| match channel.source {
+            Source::Direct { input } => io.direct(input).map(|value| Sample { value, tests: Tests::NONE }),
+            _ => sampler.taken(index),
+        });
+        self.counters.rounds += 1;
+        self.control.observe(&self.config.actuators, now_ms, |channel| self.judge.seen(channel));
+        self.outputs_due = true;
+        self.steer(now_ms, io);
+        let record = Record::Round(core::mem::take(&mut self.round));
+        self.keep(&record, now_ms);
+        if let Record::Round(round) = record {
+            self.round = round;
+        }
+        self.snapshot_due = true;
+    }
+
+    /// Raises and clears alarms.
+    fn alarm(&mut self, now_ms: u64) {
+        let actuators = &self.config.actuators;
+        let now = [
+            (Alarm::OxygenCritical, self.control.is_critical(actuators)),
+            (Alarm::ControlBlind, self.control.is_blind(actuators)),
+            (Alarm::Storage, self.storage_fails),
+        ];
+        for (alarm, raised) in now {
+            if raised != (self.alarms & alarm.bit() != 0) {
+                self.alarms ^= alarm.bit();
+                self.snapshot_due = true;
+                self.tell(now_ms, EventCode::Alarm, alarm as u8, i64::from(raised), 0);
+            }
+        }
+    }
+
+    fn obey(&mut self, command: Command, now_ms: u64) {
+        let outcome = match command.order {
+            Order::Reopen => {
+                self.session.reopen();
+                return;
+            }
+            Order::Switch { actuator, on, for_s } => {
+                self.control.order(&self.config.actuators, now_ms, actuator, on, for_s)
+            }
+        };
+        let (subject, detail) = match (command.order, outcome) {
+            (Order::Switch { actuator, .. }, Ok(())) => (actuator, 0),
+            (Order::Switch { actuator, .. }, Err(refusal)) => {
+                self.counters.refused += 1;
+                (actuator, refusal as i64)
+            }
+            (Order::Reopen, _) => (0, 0),
+        };
+        self.tell(now_ms, EventCode::CommandAnswered, subject, i64::from(command.counter), detail);
+    }
+
+    fn show(&mut self, now_ms: u64, io: &mut impl Io) {
+        self.snapshot_due = false;
+        if !self.linked || self.counters.rounds == 0 {
+            return;
+        }
+        let snapshot = Snapshot {
+            boot: self.boot,
+            sent_ms: now_ms,
+            round: self.round.clone(),
+            actuators: self.control.bits(),
+            alarms: self.alarms,
+        };
+        let mut buffer = [0; SNAPSHOT_BYTES_MAX];
+        // Thirty-two channels with raw values may be too many; the ring has them all.
+        if let Some(bytes) = snapshot.encode(&mut buffer).ok().and_then(|length| buffer.get(..length)) {
+            // Never stored, never repeated: the next round brings the next.
+            let _sent = io.publish(Up::Live, bytes);
+        }
+    }
+
+    fn describe(&mut self, now_ms: u64) {
+        let mut description = Description {
+            t_ms: now_ms,
+            config: self.config.number,
+            digest: self.config.digest(),
+            drift_ppm: self.config.drift_ppm,
+            firmware: cut(self.identity.firmware),
+            board: cut(self.identity.board),
+            channels: heapless::Vec::new(),
+            actuators: heapless::Vec::new(),
+        };
+        let period_s = self.config.period_s;
+        description.channels.extend((0u8..).zip(&self.config.channels).map(|(channel, of)| ChannelDescription {
+            channel,
+            property: of.property.id(),
+            calibration: of.calibration.number,
+            period_s,
+        }));
+        let actuators = (0u8..).zip(&self.config.actuators);
+        description.actuators.extend(actuators.map(|(actuator, of)| ActuatorDescription { actuator, kind: of.kind }));
+        self.keep(&Record::Description(description), now_ms);
+        self.hurry();
+    }
+
+    fn tell(&mut self, t_ms: u64, code: EventCode, subject: u8, value: i64, detail: i64) {
+        self.keep(&Record::Event(Event { t_ms, code, subject, value, detail }), t_ms);
+        self.hurry();
+    }
+
+    fn hurry(&mut self) {
+        if let Some(ring) = &self.ring {
+            self.session.hurry(ring.next_seq());
+        }
+    }
+
+    /// Keeps a record; what could not be kept is counted and said as soon as something can.
+    fn keep(&mut self, record: &Record, now_ms: u64) {
+        if !self.append(record, now_ms) {
+            self.counters.unkept += 1;
+            self.unsaid += 1;
+        } else if self.unsaid > 0 {
+            let value = i64::from(self.unsaid);
+            let fault = Event { t_ms: now_ms, code: EventCode::Fault, subject: PART_FLASH, value, detail: 0 };
+            if self.append(&Record::Event(fault), now_ms) {
+                self.unsaid = 0;
+            }
+        }
+    }
+
+    fn append(&mut self, record: &Record, now_ms: u64) -> bool {
+        let Some(ring) = &mut self.ring else { return false };
+        let mut buffer = [0; RECORD_BYTES_MAX];
+        let bytes = record.encode(self.boot, &mut buffer).ok().and_then(|length| buffer.get(..length));
+        let Some(appended) = bytes.and_then(|bytes| ring.append(bytes).ok()) else {
+            self.storage_fails = true;
+            return false;
+        };
+        self.storage_fails = false;
+        if let Some(overwritten) = appended.overwritten {
+            self.own_up(overwritten, now_ms);
+        }
+        true
+    }
+
+    /// Records that the gateway is known not to have are gone: a record says so. Where that is
+    /// not known, the floor of the next session tells.
+    fn own_up(&mut self, gone: Overwritten, now_ms: u64) {
+        let Some(released) = self.session.released() else { return };
+        let first = gone.first.max(released);
+        let count = (gone.first + gone.count).saturating_sub(first);
+        if count == 0 {
+            return;
+        }
+        self.counters.lost = self.counters.lost.saturating_add(count);
+        let loss = Record::Loss(Loss { t_ms: now_ms, first, count, cause: 1 });
+        let mut buffer = [0; RECORD_BYTES_MAX];
+        let bytes = loss.encode(self.boot, &mut buffer).ok().and_then(|length| buffer.get(..length));
+        // A sector was just made free, so this overwrites nothing more.
+        let kept = bytes.zip(self.ring.as_mut()).is_some_and(|(bytes, ring)| ring.append(bytes).is_ok());
+        if !kept {
+            self.counters.unkept += 1;
+            self.unsaid += 1;
+        }
+    }
+
+    /// The gateway knows names that this ring has not given: they are passed over.
+    fn advance(&mut self, now_ms: u64, next: u32) {
+        let moved = self.ring.as_mut().map(|ring| ring.advance(next));
+        match moved {
+            Some(Ok(_)) => self.tell(now_ms, EventCode::Fault, PART_FLASH, i64::from(next), 1),
+            Some(Err(_)) => self.storage_fails = true,
+            None => {}
+        }
+    }
+}
+
+fn poll_sampler(sampler: &mut Sampler, config: &Config, now_us: u64, io: &mut impl Io) -> Progress {
+    let mut begun = false;
+    let progress = sampler.poll(config, now_us, io, || begun = true);
+    if begun {
+        io.round_begins();
+    }
+    progress
+}
+
+fn pace(config: &Config) -> Pace {
+    Pace { batch_records: config.batch_records, hold_ms: u64::from(config.hold_s) * 1_000 }
+}
+
+fn cut(text: &str) -> heapless::String<16> {
+    let mut cut = heapless::String::new();
+    for letter in text.chars() {
+        if cut.push(letter).is_err() {
+            break;
+        }
+    }
+    cut
+}
+
+/// Boots so far and the number of this one, and what the newest rounds say of stuck values.
+fn recall<F: NorFlash>(ring: &mut Ring<F>, config: &Config, judge: &mut Judge) -> (i64, u16) {
+    let from = ring.next_seq().saturating_sub(RECALLED_MAX).max(ring.floor());
+    // Twice: the ages of what comes first need the length of all.
+    let mut total_ms = 0;
+    let mut last_boot = 0u16;
+    let mut unreadable = 0u16;
+    for judging in [false, true] {
+        let mut passed_ms: i64 = 0;
+        let mut before: Option<(u16, u64)> = None;
+        for seq in from..ring.next_seq() {
+            let mut bytes = [0; RECORD_BYTES_MAX];
+            let read = ring.read(seq, &mut bytes).ok().flatten().and_then(|bytes| Record::decode(bytes).ok());
+            let Some((boot, record)) = read else {
+                unreadable = unreadable.saturating_add(u16::from(!judging));
+                continue;
+            };
+            if !judging {
+                (last_boot, unreadable) = (boot, 0);
+            }
+            let Some(t_ms) = record.t_ms() else { continue };
+            if let Some((of, earlier_ms)) = before
+                && of == boot
+            {
+                passed_ms = passed_ms.saturating_add_unsigned(t_ms.saturating_sub(earlier_ms));
+            }
+            before = Some((boot, t_ms));
+            if let (true, Record::Round(round)) = (judging, &record)
+                && round.config == config.number
+            {
+                judge.recall(config, round, total_ms - passed_ms);
+            }
+        }
+        total_ms = passed_ms;
+    }
+    // What cannot be read may be of later boots; their numbers are not used again.
+    let boot = last_boot.wrapping_add(unreadable).wrapping_add(1);
+    (i64::from(boot), boot)
+}

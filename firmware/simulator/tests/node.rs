@@ -1,0 +1,504 @@
+//! The whole node on the host: rounds, probes that die, rules, records and snapshots.
+
+use std::collections::{HashMap, VecDeque};
+
+use node::config::{Actuator, Calibration, Channel, Config, ConfigError, Formula, Probe, Source};
+use node::control::{Pauses, Rule};
+use node::sample::Lines;
+use node::{Alarm, Identity, Io, Node, RestartCause};
+use sensors::modbus::{LineSettings, crc16};
+use simulator::nor::{Nor, Torn};
+use telemetry::mac::Key;
+use telemetry::record::EventCode;
+use telemetry::session::{Command, Nonce, Order, Receipt, Session};
+use telemetry::snapshot::Snapshot;
+use telemetry::topic::{Down, Up};
+use telemetry::{Flag, MissingReason, NodeName, Property, Quality, Record, Report, Tests};
+
+type Direct = Result<f32, MissingReason>;
+
+/// A host with XY-MD02 probes on a line, direct inputs and a gateway's memory.
+#[derive(Default)]
+struct Host {
+    answers: VecDeque<u8>,
+    alive: Vec<u8>,
+    direct: HashMap<u8, Direct>,
+    on: HashMap<u8, bool>,
+    live: Vec<Snapshot>,
+    records: Vec<Record>,
+    down: Vec<(Down, Vec<u8>)>,
+    next: u32,
+    nonce: Option<Nonce>,
+    deaf: bool,
+}
+
+fn name() -> NodeName {
+    NodeName::new("pond-7").unwrap()
+}
+
+fn key() -> Key {
+    Key::derive(&[3; 32], &name())
+}
+
+impl Host {
+    fn seal(&mut self, kind: Down, body: &[u8]) {
+        let mut buffer = [0; 256];
+        let length = key().seal(&name(), kind, self.nonce.unwrap(), body, &mut buffer).unwrap();
+        self.down.push((kind, buffer[..length].to_vec()));
+    }
+
+    fn receipt(&mut self, utc_ms: Option<i64>) {
+        let mut body = [0; 64];
+        let length = Receipt { ring: 0xABCD, next: self.next, utc_ms }.encode(&mut body).unwrap();
+        self.seal(Down::Receipt, &body[..length]);
+    }
+}
+
+impl Lines for Host {
+    fn send(&mut self, bus: u8, _line: &LineSettings, frame: &[u8]) {
+        assert_eq!(bus, 0);
+        // XY-MD02: 25.6 °C and 60.3 %RH in input registers 1 and 2.
+        if self.alive.contains(&frame[0]) {
+            let mut answer = vec![frame[0], frame[1], 4, 1, 0, 2, 91];
+            answer.extend(crc16(&answer).to_le_bytes());
+            self.answers.extend(answer);
+        }
+    }
+
+    fn receive(&mut self, _bus: u8, buffer: &mut [u8]) -> usize {
+        let count = buffer.len().min(self.answers.len());
+        for (place, byte) in buffer.iter_mut().zip(self.answers.drain(..count)) {
+            *place = byte;
+        }
+        count
+    }
+}
+
+impl Io for Host {
+    fn direct(&mut self, input: u8) -> Direct {
+        self.direct.get(&input).copied().unwrap_or(Err(MissingReason::NoAnswer))
+    }
+
+    fn switch(&mut self, actuator: u8, on: bool) {
+        self.on.insert(actuator, on);
+    }
+
+    fn publish(&mut self, channel: Up, payload: &[u8]) -> bool {
+        match channel {
+            Up::Live => self.live.push(Snapshot::decode(payload).unwrap()),
+            Up::Session => {
+                if let Session::Open(open) = Session::decode(payload).unwrap() {
+                    self.nonce = Some(open.nonce);
+                    if !self.deaf {
+                        self.receipt(Some(1_800_000_000_000 + open.mono_ms as i64));
+                    }
+                }
+            }
+            Up::Report => {
+                let report = Report::decode(payload).unwrap();
+                assert_eq!(report.envelope.first, self.next);
+                self.records.extend(report.records().map(Result::unwrap));
+                self.next += report.envelope.count;
+                if !self.deaf {
+                    self.receipt(None);
+                }
+            }
+        }
+        true
+    }
+}
+
+struct Run {
+    node: Node<Nor>,
+    host: Host,
+    now_us: u64,
+}
+
+fn boot(flash: Nor, config: Config) -> Node<Nor> {
+    let identity = Identity { name: name(), key: key(), firmware: "0.1.0", board: "host" };
+    Node::boot(flash, config, identity, 0xABCD << 32 | 77, 0, RestartCause::Power).unwrap()
+}
+
+impl Run {
+    fn new(config: Config) -> Self {
+        let node = boot(Nor::new(32), config);
+        Self { node, host: Host::default(), now_us: 0 }
+    }
+
+    fn pass(&mut self, seconds: u64) {
+        let until_us = self.now_us + seconds * 1_000_000;
+        let mut polls = 0;
+        while self.now_us < until_us {
+            for (kind, payload) in std::mem::take(&mut self.host.down) {
+                self.node.message(kind, &payload, self.now_us);
+            }
+            let wake_us = self.node.poll(self.now_us, &mut self.host);
+            polls += 1;
+            assert!(polls < seconds * 400 + 1_000, "the node does not come to rest");
+            if self.host.down.is_empty() {
+                self.now_us = wake_us.max(self.now_us + 1).min(until_us);
+            }
+        }
+    }
+
+    fn oxygen(&mut self, value: Direct) {
+        self.host.direct.insert(0, value);
+    }
+}
+
+fn direct(property: Property, input: u8) -> Channel {
+    Channel {
+        property,
+        source: Source::Direct { input },
+        calibration: Calibration::default(),
+        limits: Default::default(),
+        compensate_with: None,
+    }
+}
+
+fn aerated() -> Config {
+    let mut config = Config::new(1);
+    config.period_s = 10;
+    config.channels.push(direct(Property::DissolvedOxygen, 0)).unwrap();
+    let pauses = Pauses { on_s: 900, off_s: 300 };
+    let rule = Rule::Aerator { channel: 0, on_below: 4.0, off_above: 5.5, critical: 2.0, pauses };
+    config.actuators.push(Actuator { kind: 1, rule }).unwrap();
+    config
+}
+
+/// A probe of XY-MD02 at each of these addresses, temperature and humidity each, and a dew point.
+fn probed(addresses: &[u8]) -> Config {
+    let mut config = Config::new(1);
+    config.period_s = 10;
+    let text = include_str!("../../sensors/profiles/xy-md02.toml");
+    let compiled = sensors::profile::compile::compile(text, "xy-md02.toml").unwrap();
+    let profile = config.add_profile(&compiled.bytes).unwrap();
+    for (index, address) in addresses.iter().enumerate() {
+        let probe = Probe { bus: 0, address: *address, profile, settings: None };
+        config.probes.push(probe).unwrap();
+        for (quantity, of) in compiled.profile().unwrap().quantities().enumerate() {
+            let source = Source::Probe { probe: index as u8, quantity: quantity as u8 };
+            config.channels.push(Channel { source, ..direct(of.property, 0) }).unwrap();
+        }
+    }
+    let inputs = heapless::Vec::from_slice(&[0, 1]).unwrap();
+    let source = Source::Computed { formula: Formula::DewPoint, inputs };
+    config.channels.push(Channel { source, ..direct(Property::DewPoint, 0) }).unwrap();
+    config
+}
+
+#[test]
+fn a_dead_probe_costs_its_own_readings_only() {
+    let mut run = Run::new(probed(&[1, 2, 3]));
+    run.host.alive = vec![1, 3];
+    run.pass(35);
+    let round = run.node.round();
+    let got: Vec<_> = round.readings.iter().map(|r| (r.value, r.quality)).collect();
+    let dead = (0, Quality::Missing(MissingReason::NoAnswer));
+    let good = |value| (value, Quality::GOOD);
+    assert_eq!(got, [good(2560), good(603), dead, dead, good(2560), good(603), good(1734)]);
+    assert_eq!(round.t_ms % 10_000, 0, "rounds keep to the grid");
+    assert!(run.node.counters().rounds >= 3);
+}
+
+#[test]
+fn what_happens_is_delivered_in_order_and_shown_at_once() {
+    let mut config = probed(&[1]);
+    config.hold_s = 20;
+    let mut run = Run::new(config);
+    run.host.alive = vec![1];
+    run.node.connected(0);
+    run.pass(100);
+    let kinds: Vec<_> = run.host.records.iter().take(4).collect();
+    assert!(matches!(kinds[0], Record::Event(e) if e.code == EventCode::RingFormatted && e.value == 0xABCD));
+    assert!(matches!(kinds[1], Record::Event(e) if e.code == EventCode::Restarted && e.value == 1));
+    assert!(matches!(kinds[2], Record::Description(d) if d.channels.len() == 3 && d.config == 1));
+    assert!(run.host.records.iter().any(|r| matches!(r, Record::Event(e) if e.code == EventCode::ClockSet)));
+    let rounds = run.host.records.iter().filter(|r| matches!(r, Record::Round(_))).count();
+    assert!(rounds >= 7, "{rounds}");
+    assert!(run.host.live.len() >= 9);
+    assert_eq!(run.host.live.last().unwrap().round.readings[0].value, 2560);
+}
+
+#[test]
+fn the_aerator_is_on_after_a_restart_and_leaves_after_its_time_and_good_readings() {
+    let mut run = Run::new(aerated());
+    run.oxygen(Ok(7.0));
+    run.pass(1);
+    assert!(run.host.on[&0]);
+    run.pass(890);
+    assert!(run.node.is_on(0), "not before its shortest time");
+    run.pass(30);
+    assert!(!run.host.on[&0]);
+    // Down and up again through the band.
+    run.oxygen(Ok(4.1));
+    run.pass(600);
+    assert!(!run.node.is_on(0), "inside the band nothing changes");
+    run.oxygen(Ok(3.9));
+    run.pass(20);
+    assert!(run.node.is_on(0));
+    run.oxygen(Ok(5.4));
+    run.pass(1_000);
+    assert!(run.node.is_on(0), "inside the band nothing changes");
+    run.oxygen(Ok(5.6));
+    run.pass(20);
+    assert!(!run.node.is_on(0));
+    // Critical oxygen does not wait for the shortest pause; low oxygen does.
+    run.oxygen(Ok(3.5));
+    run.pass(100);
+    assert!(!run.node.is_on(0));
+    run.oxygen(Ok(1.9));
+    run.pass(20);
+    assert!(run.node.is_on(0));
+    assert!(run.node.alarms() & Alarm::OxygenCritical.bit() != 0);
+}
+
+/// Brings a run to where the aerator is off by its rule.
+fn resting() -> Run {
+    let mut run = Run::new(aerated());
+    let mut value = 7.0;
+    for _ in 0..100 {
+        value += 0.02;
+        run.oxygen(Ok(value));
+        run.pass(10);
+    }
+    assert!(!run.node.is_on(0));
+    run
+}
+
+#[test]
+fn three_missed_readings_or_a_failed_one_bring_it_on_and_three_good_ones_let_it_go() {
+    for (value, seconds) in [(Err(MissingReason::NoAnswer), 31), (Ok(30.0), 11)] {
+        let mut run = resting();
+        run.oxygen(value);
+        run.pass(seconds);
+        assert!(run.node.is_on(0), "{value:?}");
+        assert!(run.node.alarms() & Alarm::ControlBlind.bit() != 0);
+        // The gateway is dead all along: nothing of this needs it.
+        let mut back = 8.0;
+        for _ in 0..92 {
+            back += 0.02;
+            run.oxygen(Ok(back));
+            run.pass(10);
+        }
+        assert!(!run.node.is_on(0), "{value:?}");
+        assert_eq!(run.node.alarms(), 0);
+    }
+    let mut run = resting();
+    run.oxygen(Err(MissingReason::Crc));
+    run.pass(19);
+    assert!(!run.node.is_on(0), "two missed readings are no reason");
+}
+
+#[test]
+fn suspect_low_oxygen_starts_the_aerator_and_suspect_high_oxygen_stops_nothing() {
+    let mut run = resting();
+    run.pass(300);
+    run.oxygen(Ok(3.0));
+    run.pass(5);
+    let Quality::Present { flag, tests } = run.node.round().readings[0].quality else { panic!() };
+    assert_eq!(flag, Flag::Suspect);
+    assert!(tests.contains(Tests::RATE));
+    assert!(run.node.is_on(0));
+}
+
+fn order(run: &mut Run, counter: u32, on: bool, for_s: u32) {
+    let order = Order::Switch { actuator: 0, on, for_s };
+    let mut body = [0; 64];
+    let length = Command { counter, not_after_ms: u64::MAX, order }.encode(&mut body).unwrap();
+    run.host.seal(Down::Command, &body[..length]);
+}
+
+#[test]
+fn orders_expire_and_off_is_refused_while_oxygen_is_low() {
+    let mut run = resting();
+    run.node.connected(run.now_us);
+    run.pass(300);
+    order(&mut run, 1, true, 1_000);
+    run.pass(5);
+    assert!(run.node.is_on(0));
+    run.pass(900);
+    assert!(run.node.is_on(0));
+    run.pass(110);
+    assert!(!run.node.is_on(0), "the order is over");
+    // Low: nobody may switch it off.
+    run.pass(300);
+    run.oxygen(Ok(3.8));
+    run.pass(15);
+    run.oxygen(Ok(3.7));
+    run.pass(1_000);
+    assert!(run.node.is_on(0));
+    order(&mut run, 2, false, 600);
+    run.pass(5);
+    assert!(run.node.is_on(0));
+    assert_eq!(run.node.counters().refused, 1);
+    run.node.disconnected(run.now_us);
+    run.node.connected(run.now_us);
+    run.pass(30);
+    let refused = |r: &Record| matches!(r, Record::Event(e) if e.code == EventCode::CommandAnswered && e.detail == 2);
+    assert!(run.host.records.iter().any(refused));
+    let changes = |r: &&Record| matches!(r, Record::Event(e) if e.code == EventCode::ActuatorChanged);
+    assert!(run.host.records.iter().filter(changes).count() >= 4);
+}
+
+#[test]
+fn an_off_order_ends_where_low_oxygen_begins() {
+    let mut run = resting();
+    run.node.connected(run.now_us);
+    run.pass(1);
+    order(&mut run, 1, false, 3_600);
+    run.pass(400);
+    run.oxygen(Ok(3.9));
+    run.pass(15);
+    assert!(run.node.is_on(0));
+}
+
+#[test]
+fn a_heater_and_a_vent_keep_their_bands_and_their_safe_states() {
+    let mut config = Config::new(1);
+    config.period_s = 10;
+    config.channels.push(direct(Property::AirTemperature, 0)).unwrap();
+    let pauses = Pauses { on_s: 30, off_s: 30 };
+    for (kind, raises, safe) in [(2, true, false), (4, false, true)] {
+        let rule = Rule::Band { channel: 0, low: 15.0, high: 20.0, raises, safe, pauses };
+        config.actuators.push(Actuator { kind, rule }).unwrap();
+    }
+    let mut run = Run::new(config);
+    let states = |run: &mut Run, celsius: f32| {
+        // The temperature moves as air does, so that no test fires.
+        let from = match run.host.direct.get(&0) {
+            Some(Ok(value)) => *value,
+            _ => celsius,
+        };
+        for step in 1..=30 {
+            run.oxygen(Ok(from + (celsius - from) * step as f32 / 30.0));
+            run.pass(10);
+        }
+        (run.node.is_on(0), run.node.is_on(1))
+    };
+    run.pass(1);
+    assert_eq!((run.node.is_on(0), run.node.is_on(1)), (false, true), "safe after a restart");
+    assert_eq!(states(&mut run, 14.0), (true, false));
+    assert_eq!(states(&mut run, 17.5), (true, false));
+    assert_eq!(states(&mut run, 20.5), (false, true));
+    assert_eq!(states(&mut run, 17.5), (false, true));
+    assert_eq!(states(&mut run, 14.5), (true, false));
+    run.oxygen(Err(MissingReason::NoAnswer));
+    run.pass(40);
+    assert_eq!((run.node.is_on(0), run.node.is_on(1)), (false, true), "safe when blind");
+}
+
+#[test]
+fn dead_flash_stops_neither_rounds_nor_rules() {
+    let mut flash = Nor::new(32);
+    flash.cut_at(0, Torn::Nothing);
+    let mut run = Run { node: boot(flash, aerated()), host: Host::default(), now_us: 0 };
+    run.node.connected(0);
+    run.oxygen(Ok(7.0));
+    run.pass(950);
+    assert!(!run.node.is_on(0));
+    assert_eq!(run.node.alarms(), Alarm::Storage.bit());
+    assert!(run.node.counters().rounds > 90);
+    assert!(run.host.live.len() > 90);
+}
+
+#[test]
+fn records_outlive_the_power_and_a_new_boot_has_a_new_number() {
+    let mut run = Run::new(aerated());
+    run.oxygen(Ok(7.0));
+    run.pass(200);
+    let (_, _, next) = run.node.ring().unwrap();
+    let boot_number = run.node.boot_number();
+    let flash = run.node.into_flash().unwrap();
+    let mut run = Run { node: boot(flash, aerated()), host: Host::default(), now_us: 0 };
+    assert_eq!(run.node.boot_number(), boot_number + 1);
+    run.node.connected(0);
+    run.pass(100);
+    assert!(run.host.next >= next);
+    let rounds = run.host.records.iter().filter(|r| matches!(r, Record::Round(_))).count();
+    assert!(rounds >= 20);
+    let names: Vec<_> = run.host.records.iter().filter_map(Record::t_ms).collect();
+    assert!(names.len() == run.host.next as usize);
+}
+
+#[test]
+fn calibration_and_compensation_keep_the_raw_value() {
+    let mut config = Config::new(1);
+    config.salinity_psu = 30.0;
+    let calibration = Calibration { number: 2, slope: 1.1, offset: 0.0 };
+    let oxygen = Channel { calibration, compensate_with: Some(1), ..direct(Property::DissolvedOxygen, 0) };
+    config.channels.push(oxygen).unwrap();
+    config.channels.push(direct(Property::WaterTemperature, 1)).unwrap();
+    let inputs = heapless::Vec::from_slice(&[0, 1]).unwrap();
+    let source = Source::Computed { formula: Formula::OxygenSaturation, inputs };
+    config.channels.push(Channel { source, ..direct(Property::OxygenSaturation, 0) }).unwrap();
+    let mut run = Run::new(config);
+    run.host.direct.insert(0, Ok(6.0));
+    run.host.direct.insert(1, Ok(25.0));
+    run.pass(2);
+    let readings = &run.node.round().readings;
+    // 6.0 × 1.1 × 6.967 / 8.263 (Benson and Krause at 25 °C, S 30 and 0).
+    assert_eq!((readings[0].value, readings[0].raw), (556, Some(600)));
+    assert_eq!((readings[1].value, readings[1].raw), (2500, None));
+    assert_eq!(readings[2].value, 799);
+    run.host.direct.insert(1, Err(MissingReason::NoAnswer));
+    run.pass(60);
+    let readings = &run.node.round().readings;
+    assert!(matches!(readings[0].quality, Quality::Present { flag: Flag::Suspect, tests } if tests == Tests::INPUT));
+    assert_eq!(readings[2].quality, Quality::Missing(MissingReason::Input));
+}
+
+#[test]
+fn a_config_survives_its_image_and_no_damage_to_it_does_harm() {
+    let mut config = probed(&[1, 2]);
+    config.channels.push(direct(Property::DissolvedOxygen, 0)).unwrap();
+    let mut with_rule = aerated();
+    config.actuators.append_rule(with_rule.actuators.pop().unwrap(), 5);
+    config.validate().unwrap();
+    let mut image = vec![0; 8192];
+    let length = config.encode(&mut image).unwrap();
+    image.truncate(length);
+    let read = Config::decode(&image).unwrap();
+    assert_eq!(read, config);
+    assert_eq!(read.digest(), config.digest());
+    for cut in 0..length {
+        assert!(Config::decode(&image[..cut]).is_err());
+    }
+    for bit in 0..length * 8 {
+        let mut image = image.clone();
+        image[bit / 8] ^= 1 << (bit % 8);
+        if let Ok(config) = Config::decode(&image) {
+            assert_eq!(config.validate(), Ok(()));
+        }
+    }
+}
+
+trait AppendRule {
+    fn append_rule(&mut self, actuator: Actuator, channel: u8);
+}
+
+impl AppendRule for heapless::Vec<Actuator, 8> {
+    fn append_rule(&mut self, mut actuator: Actuator, to: u8) {
+        if let Rule::Aerator { channel, .. } = &mut actuator.rule {
+            *channel = to;
+        }
+        self.push(actuator).unwrap();
+    }
+}
+
+#[test]
+fn what_cannot_work_is_refused() {
+    let mut slow = aerated();
+    slow.period_s = 201;
+    assert_eq!(slow.validate(), Err(ConfigError::TooSeldom(0)));
+    let mut crowded = probed(&[1, 2, 3]);
+    crowded.period_s = 1;
+    assert_eq!(crowded.validate(), Err(ConfigError::Slow(0)));
+    let mut upside_down = aerated();
+    let pauses = Pauses { on_s: 0, off_s: 0 };
+    upside_down.actuators[0].rule = Rule::Aerator { channel: 0, on_below: 5.0, off_above: 4.0, critical: 2.0, pauses };
+    assert_eq!(upside_down.validate(), Err(ConfigError::Rule(0)));
+    let mut wrong = probed(&[1]);
+    wrong.channels[0].property = Property::SoilMoisture;
+    assert_eq!(wrong.validate(), Err(ConfigError::Source(0)));
+}
