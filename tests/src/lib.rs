@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
+pub mod custodian;
 pub mod influx;
 pub mod ledger;
 pub mod mosquitto;

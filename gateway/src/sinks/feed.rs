@@ -23,7 +23,7 @@ const ENTRIES_MAX: usize = 5000;
 /// How long a batch may wait to fill.
 const LINGER: Duration = Duration::from_millis(200);
 /// First and longest pause after a failure.
-const PAUSES: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(30));
+const PAUSES: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(10));
 /// Lines of one write to InfluxDB.
 const LINES_MAX: usize = 5000;
 /// Refused lines kept to be looked at.
