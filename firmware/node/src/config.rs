@@ -219,7 +219,7 @@ pub enum ConfigError {
     /// A calibration that no instrument needs.
     #[error("the calibration of channel {0} is out of range")]
     Calibration(u8),
-    /// A rule's numbers are not in order, or its channel does not exist.
+    /// A rule's numbers are not in order, or its channel does not exist or measures something else.
     #[error("the rule of actuator {0} is impossible")]
     Rule(u8),
     /// A rule whose channel is read too seldom to notice in time that it has failed.
@@ -307,7 +307,12 @@ impl Config {
         }
         for (index, actuator) in (0u8..).zip(&self.actuators) {
             let Some(channel) = actuator.rule.channel() else { continue };
-            if !actuator.rule.is_possible() || usize::from(channel) >= self.channels.len() {
+            let property = self.channels.get(usize::from(channel)).map(|channel| channel.property);
+            let fits = match actuator.rule {
+                Rule::Aerator { .. } => property == Some(Property::DissolvedOxygen),
+                Rule::Remote | Rule::Band { .. } => property.is_some(),
+            };
+            if !fits || !actuator.rule.is_possible() {
                 return Err(ConfigError::Rule(index));
             }
             if u64::from(self.period_s) * 3_000 > STALE_MS {

@@ -181,7 +181,7 @@ impl<F: NorFlash> Ring<F> {
             return Err(RingError::Exhausted);
         }
         let mut frame = [0xff; FRAME_MAX];
-        let length = seal(&mut frame, self.id, self.next, record);
+        let length = seal(&mut frame, self.id, self.next, record).ok_or(RingError::Length(record.len()))?;
         let length = length.next_multiple_of(Self::ALIGN);
         let frame = frame.get(..length).ok_or(RingError::Geometry)?;
         let mut overwritten: Option<Overwritten> = None;
@@ -305,7 +305,7 @@ impl<F: NorFlash> Ring<F> {
         let mut best: Option<(Head, u32)> = None;
         for sector in 0..self.sectors {
             if let Some(head) = self.head(sector)?
-                && head.ring == self.id
+                && self.is_live(&head)
                 && head.first <= seq
                 && best.is_none_or(|(b, _)| b.generation < head.generation)
             {
@@ -323,12 +323,12 @@ impl<F: NorFlash> Ring<F> {
         if sector == self.newest {
             return Ok(self.next);
         }
-        let generation = self.head(sector)?.map_or(0, |head| head.generation);
+        let generation = self.head(sector)?.filter(|head| self.is_live(head)).map_or(0, |head| head.generation);
         let mut after = (sector + 1) % self.sectors;
         // A damaged header on the way is passed over.
         for _ in 0..self.sectors {
             if let Some(head) = self.head(after)?
-                && head.ring == self.id
+                && self.is_live(&head)
                 && head.generation > generation
             {
                 return Ok(head.first);
@@ -341,17 +341,28 @@ impl<F: NorFlash> Ring<F> {
         Ok(self.next)
     }
 
-    /// Erases the oldest sector if need be and makes it the newest, for seqs from `first` on.
+    /// Erases the oldest sector and makes it the newest, for seqs from `first` on.
     fn turn(&mut self, first: u32) -> Result<Option<Overwritten>, RingError<F::Error>> {
-        let sector = (self.newest + 1) % self.sectors;
         let floor = self.floor;
-        // Until its header stands, nothing may be written to the sector.
+        // Until a header stands, nothing more may be written.
         self.write_at = Self::SECTOR;
-        let from = self.address(sector, 0);
-        self.flash.erase(from, from + self.size()).map_err(RingError::Flash)?;
         let head = Head { ring: self.id, generation: self.generation.wrapping_add(1), first };
-        let bytes = head.bytes();
-        self.flash.write(from, &bytes).map_err(RingError::Flash)?;
+        // A sector that is broken is passed over, but never as far as the newest.
+        let steps = u32::from(ATTEMPTS_MAX).min(self.sectors - 2);
+        let mut ready = Err(RingError::Worn);
+        let mut sector = self.newest;
+        for step in 1..=steps {
+            sector = (self.newest + step) % self.sectors;
+            match self.prepare(sector, &head) {
+                Ok(true) => {
+                    ready = Ok(());
+                    break;
+                }
+                Ok(false) => {}
+                Err(error) => ready = Err(error),
+            }
+        }
+        ready?;
         self.generation = head.generation;
         self.newest = sector;
         self.write_at = HEADER;
@@ -362,6 +373,20 @@ impl<F: NorFlash> Ring<F> {
         }
         let count = self.floor.saturating_sub(floor);
         Ok((count > 0).then_some(Overwritten { first: floor, count }))
+    }
+
+    /// Erases a sector and writes its header; whether it stands.
+    fn prepare(&mut self, sector: u32, head: &Head) -> Result<bool, RingError<F::Error>> {
+        let from = self.address(sector, 0);
+        self.flash.erase(from, from + self.size()).map_err(RingError::Flash)?;
+        self.flash.write(from, &head.bytes()).map_err(RingError::Flash)?;
+        Ok(self.head(sector)? == Some(*head))
+    }
+
+    /// Whether a sector is of this ring and not one that can no longer be erased: of those in use,
+    /// none is further behind than there are sectors.
+    fn is_live(&self, head: &Head) -> bool {
+        head.ring == self.id && self.generation.wrapping_sub(head.generation) < self.sectors
     }
 
     fn make(&mut self, id: u32) -> Result<(), RingError<F::Error>> {
@@ -456,7 +481,7 @@ impl<F: NorFlash> Ring<F> {
         let mut oldest: Option<(Head, u32)> = None;
         for sector in 0..self.sectors {
             if let Some(head) = self.head(sector)?
-                && head.ring == self.id
+                && self.is_live(&head)
                 && oldest.is_none_or(|(best, _)| best.generation > head.generation)
             {
                 oldest = Some((head, sector));
@@ -527,29 +552,31 @@ impl Head {
     }
 }
 
-/// Writes a frame; its length.
-fn seal(frame: &mut [u8; FRAME_MAX], ring: u32, seq: u32, record: &[u8]) -> usize {
+/// Writes a frame; its length. `None` when the record is too long for one.
+fn seal(frame: &mut [u8; FRAME_MAX], ring: u32, seq: u32, record: &[u8]) -> Option<usize> {
+    let sum = named_digest(ring, seq, record)?;
     let length = FRAME_HEAD + record.len();
-    frame[..4].copy_from_slice(&ring.to_be_bytes());
-    frame[4..8].copy_from_slice(&seq.to_be_bytes());
-    frame[8..length].copy_from_slice(record);
-    // The check sum covers ring and whole seq in the place that the head then takes.
-    let sum = digest(&frame[..length]);
-    frame[..2].copy_from_slice(&(record.len() as u16).to_be_bytes());
-    frame[2..4].copy_from_slice(&(seq as u16).to_be_bytes());
-    frame[4..8].copy_from_slice(&sum.to_be_bytes());
-    length
+    let (head, content) = frame.get_mut(..length)?.split_first_chunk_mut::<FRAME_HEAD>()?;
+    content.copy_from_slice(record);
+    let ([l0, l1], [s0, s1], [c0, c1, c2, c3]) =
+        ((record.len() as u16).to_be_bytes(), (seq as u16).to_be_bytes(), sum.to_be_bytes());
+    *head = [l0, l1, s0, s1, c0, c1, c2, c3];
+    Some(length)
 }
 
 /// The content of a frame, if it is whole and that of `seq` in `ring`.
 fn unseal(frame: &[u8], ring: u32, seq: u32) -> Option<&[u8]> {
-    let content = frame.get(FRAME_HEAD..)?;
-    let sum = u32::from_be_bytes(frame.get(4..8)?.try_into().ok()?);
+    let (head, content) = frame.split_first_chunk::<FRAME_HEAD>()?;
+    let [_, _, _, _, sum @ ..] = *head;
+    (named_digest(ring, seq, content)? == u32::from_be_bytes(sum)).then_some(content)
+}
+
+/// The check sum of a record with its whole name.
+fn named_digest(ring: u32, seq: u32, record: &[u8]) -> Option<u32> {
     let mut named = [0; FRAME_HEAD + RECORD_BYTES_MAX];
-    let length = FRAME_HEAD + content.len();
-    let place = named.get_mut(..length)?;
-    place[..4].copy_from_slice(&ring.to_be_bytes());
-    place[4..8].copy_from_slice(&seq.to_be_bytes());
-    place[8..].copy_from_slice(content);
-    (digest(place) == sum).then_some(content)
+    let named = named.get_mut(..FRAME_HEAD + record.len())?;
+    let (name, content) = named.split_first_chunk_mut::<FRAME_HEAD>()?;
+    *name = ((u64::from(ring) << 32) | u64::from(seq)).to_be_bytes();
+    content.copy_from_slice(record);
+    Some(digest(named))
 }

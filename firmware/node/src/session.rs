@@ -396,7 +396,9 @@ impl Session {
             if !due {
                 break;
             }
-            let Some((length, count)) = self.cut(now_ms, ring, next.min(window), &mut buffer)? else { break };
+            let Some((length, count)) = self.cut(now_ms, ring, next.min(window), &mut buffer)? else {
+                return Ok(Some(self.refused(now_ms)));
+            };
             if !buffer.get(..length).is_some_and(|bytes| publish(Up::Report, bytes)) {
                 return Ok(Some(self.refused(now_ms)));
             }

@@ -31,6 +31,9 @@ pub enum NorError {
     /// A word was written that was not erased: a fault of the program, not of the part.
     #[error("the word at {0} is written without having been erased")]
     NotErased(u32),
+    /// The sector is broken.
+    #[error("the sector at {0} is broken")]
+    Broken(u32),
     /// There is no power.
     #[error("the power is gone")]
     NoPower,
@@ -40,7 +43,7 @@ impl NorFlashError for NorError {
     fn kind(&self) -> NorFlashErrorKind {
         match self {
             Self::Access(kind) => *kind,
-            Self::NotErased(_) | Self::NoPower => NorFlashErrorKind::Other,
+            Self::NotErased(_) | Self::Broken(_) | Self::NoPower => NorFlashErrorKind::Other,
         }
     }
 }
@@ -52,6 +55,7 @@ pub struct Nor<const SECTOR: usize = 4096, const WRITE: usize = 4> {
     operations: u64,
     cut: Option<(u64, Torn)>,
     powered: bool,
+    broken: Option<usize>,
     written: u64,
     erased: u64,
 }
@@ -59,7 +63,15 @@ pub struct Nor<const SECTOR: usize = 4096, const WRITE: usize = 4> {
 impl<const SECTOR: usize, const WRITE: usize> Nor<SECTOR, WRITE> {
     /// An erased flash.
     pub fn new(sectors: usize) -> Self {
-        Self { bytes: vec![0xff; sectors * SECTOR], operations: 0, cut: None, powered: true, written: 0, erased: 0 }
+        Self {
+            bytes: vec![0xff; sectors * SECTOR],
+            operations: 0,
+            cut: None,
+            powered: true,
+            broken: None,
+            written: 0,
+            erased: 0,
+        }
     }
 
     /// Power fails in the `operation`-th write or erasure from the first on (counted from 0).
@@ -71,6 +83,11 @@ impl<const SECTOR: usize, const WRITE: usize> Nor<SECTOR, WRITE> {
     pub fn power_on(&mut self) {
         self.powered = true;
         self.cut = None;
+    }
+
+    /// From now on this sector can neither be written nor erased.
+    pub fn break_sector(&mut self, sector: usize) {
+        self.broken = Some(sector);
     }
 
     /// Whether there is power.
@@ -100,6 +117,10 @@ impl<const SECTOR: usize, const WRITE: usize> Nor<SECTOR, WRITE> {
 
     /// Applies one operation byte by byte, or the torn part of it.
     fn apply(&mut self, from: usize, length: usize, change: impl Fn(usize, u8) -> u8) -> Result<(), NorError> {
+        if self.broken == Some(from / SECTOR) {
+            self.operations += 1;
+            return Err(NorError::Broken(from as u32));
+        }
         let torn = self.cut.and_then(|(at, torn)| (at == self.operations).then_some(torn));
         self.operations += 1;
         for index in 0..length {

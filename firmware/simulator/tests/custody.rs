@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, VecDeque};
 use node::ring::Ring;
 use node::session::{Heard, Pace, Session};
 use proptest::prelude::*;
+use proptest::test_runner::FileFailurePersistence;
 use simulator::nor::Nor;
 use telemetry::mac::Key;
 use telemetry::record::{Event, EventCode, Reading, Round};
@@ -226,7 +227,11 @@ impl World {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(24))]
+    #![proptest_config(ProptestConfig {
+        cases: 24,
+        failure_persistence: Some(Box::new(FileFailurePersistence::WithSource("regressions"))),
+        ..ProptestConfig::default()
+    })]
     #[test]
     fn nothing_is_lost_and_nothing_is_doubled(seed in any::<u64>(), trouble in 0u64..60) {
         let mut world = World::new(seed);

@@ -502,3 +502,69 @@ fn what_cannot_work_is_refused() {
     wrong.channels[0].property = Property::SoilMoisture;
     assert_eq!(wrong.validate(), Err(ConfigError::Source(0)));
 }
+
+#[test]
+fn a_config_by_message_is_checked_and_the_next_rounds_are_under_it() {
+    let mut run = resting();
+    run.node.connected(run.now_us);
+    run.pass(2);
+    let offer = |run: &mut Run, config: &Config| {
+        let mut image = vec![0; 8192];
+        let length = config.encode(&mut image).unwrap();
+        let mut buffer = vec![0; 9000];
+        let nonce = run.host.nonce.unwrap();
+        let length = key().seal(&name(), Down::Config, nonce, &image[..length], &mut buffer).unwrap();
+        run.node.message(Down::Config, &buffer[..length], run.now_us)
+    };
+    assert_eq!(offer(&mut run, &aerated()), None, "it runs already");
+    let mut next = aerated();
+    next.number = 2;
+    next.hold_s = 20;
+    let taken = offer(&mut run, &next).unwrap();
+    assert_eq!(taken, next);
+    run.node.apply(taken, run.now_us).unwrap();
+    run.pass(60);
+    assert!(run.node.is_on(0), "safe until the new rule has seen enough");
+    let told = |r: &Record| matches!(r, Record::Description(d) if d.config == 2 && d.digest == next.digest());
+    let described = run.host.records.iter().position(told).unwrap();
+    let of_new = |r: &Record| matches!(r, Record::Round(r) if r.config == 2);
+    let first = run.host.records.iter().position(of_new).unwrap();
+    assert!(described < first, "a description comes before the first round under it");
+}
+
+#[test]
+fn what_is_overwritten_before_the_gateway_has_it_is_told_by_a_record() {
+    let mut config = aerated();
+    config.hold_s = 20;
+    config.actuators.clear();
+    let mut run = Run { node: boot(Nor::new(3), config), host: Host::default(), now_us: 0 };
+    run.oxygen(Ok(7.0));
+    run.node.connected(0);
+    run.pass(100);
+    let delivered = run.host.next;
+    run.node.disconnected(run.now_us);
+    run.pass(6_000);
+    let lost = run.node.counters().lost;
+    assert!(lost > 100, "{lost}");
+    // The gateway learns the floor as the session opens.
+    run.host.next = run.node.ring().unwrap().1;
+    run.host.records.clear();
+    run.node.connected(run.now_us);
+    run.pass(60);
+    let losses: Vec<_> =
+        run.host.records.iter().filter_map(|r| if let Record::Loss(l) = r { Some(*l) } else { None }).collect();
+    assert!(!losses.is_empty());
+    assert!(losses.iter().all(|loss| loss.cause == 1 && loss.first >= delivered));
+}
+
+#[test]
+fn the_gateway_having_more_than_the_ring_makes_no_name_come_twice() {
+    let mut run = Run::new(aerated());
+    run.host.next = 500;
+    run.oxygen(Ok(7.0));
+    run.node.connected(0);
+    run.pass(400);
+    let (_, _, next) = run.node.ring().unwrap();
+    assert!(next > 500);
+    assert!(run.host.next > 500, "what comes after is delivered");
+}

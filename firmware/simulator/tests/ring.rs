@@ -213,3 +213,31 @@ fn a_region_that_cannot_hold_a_ring_is_refused() {
     assert_eq!(ring.advance(500).unwrap().map(|lost| lost.count > 0), Some(true));
     assert_eq!(ring.append(b"x").unwrap().seq, 500);
 }
+
+#[test]
+fn a_sector_that_breaks_costs_its_own_room_only() {
+    for broken in 0..6 {
+        let mut flash = Nor::<2048, 4>::new(6);
+        fill(&mut flash, 3);
+        flash.break_sector(broken);
+        let (mut ring, _) = Ring::open_or_format(flash, 8).unwrap();
+        let mut failures = 0;
+        let mut kept = Vec::new();
+        for _ in 0..200 {
+            let seq = ring.next_seq();
+            match ring.append(&content(seq, 4)) {
+                Ok(appended) => kept.push(appended.seq),
+                Err(_) => failures += 1,
+            }
+        }
+        assert!(failures <= 1, "sector {broken}: {failures} records were not kept");
+        let next = ring.next_seq();
+        let held = kept.iter().filter(|seq| read(&mut ring, **seq) == Some(content(**seq, 4))).count();
+        assert_eq!(held as u32, next - ring.floor(), "sector {broken}: what is above the floor is there");
+        assert!(held > 20, "sector {broken}: {held}");
+        let flash = ring.into_flash();
+        let (mut ring, made) = Ring::open_or_format(flash, 8).unwrap();
+        assert!(!made && ring.next_seq() == next);
+        assert_eq!(read(&mut ring, next - 1), Some(content(next - 1, 4)));
+    }
+}
