@@ -10,6 +10,7 @@
 
 pub mod accept;
 pub mod api;
+pub mod broker;
 pub mod clock;
 pub mod config;
 pub mod credentials;
@@ -206,6 +207,28 @@ pub async fn run(
             tracing::info!(address = %listener.local_addr()?, "listening for MQTT");
             tasks.spawn(Arc::clone(&endpoint).run(listener, shutdown.clone()));
         }
+    }
+    if let Some(settings) = &config.broker {
+        let login = match (&settings.user, &settings.password_file) {
+            (Some(user), Some(file)) => {
+                let password = std::fs::read_to_string(file)
+                    .with_context(|| format!("read the broker's password from {}", file.display()))?;
+                Some((user.clone(), password.trim().to_owned()))
+            }
+            (Some(user), None) => Some((user.clone(), String::new())),
+            (None, _) => None,
+        };
+        let options = broker::Options {
+            host: settings.host.clone(),
+            port: settings.port,
+            client_id: settings.client_id.clone(),
+            login,
+            nodes: settings.nodes.clone(),
+        };
+        let (outlet, publishing) = broker::outlet(&options, shutdown.clone());
+        downlinks.behind(outlet);
+        tasks.spawn(publishing);
+        tasks.spawn(broker::run(options, acceptor.clone(), shutdown.clone()));
     }
     if let Some(listener) = http {
         tracing::info!(address = %listener.local_addr()?, "listening for HTTP");

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use system_tests::custodian::Custodian;
-use system_tests::{Influx, Tianyu, free_port, influx, long, until};
+use system_tests::{Influx, Mosquitto, Tianyu, free_port, influx, long, until};
 
 const NODES: [&str; 3] = ["pond-1", "pond-2", "pond-3"];
 const SITE: &str = "福清, 一号=\"东\"";
@@ -185,6 +185,30 @@ async fn an_influxdb_outage_is_said_stops_nobody_and_is_caught_up_while_new_data
     influx.restart().await?;
     let total = settle(&farm, &nodes, Some(&influx)).await?;
     println!("measured: {total} readings across an InfluxDB outage: 0 lost");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_forgets_what_it_acknowledged_loses_nothing() -> Result<()> {
+    // Default queue limits, no persistence: it drops what overflows and forgets all when killed.
+    let Some(mut mosquitto) = Mosquitto::start("").await? else { return Ok(()) };
+    let broker = mosquitto.port();
+    let mut farm = Farm::new(None, &format!("[broker]\nhost = \"127.0.0.1\"\nport = {broker}\n"))?;
+    farm.start().await?;
+    farm.mqtt = broker;
+    let nodes = farm.nodes(Duration::from_millis(5)).await?;
+    for kill in 0..if long() { 10 } else { 3 } {
+        progress(&nodes, 100).await?;
+        if kill % 2 == 1 {
+            farm.tianyu.kill()?;
+            farm.start().await?;
+            progress(&nodes, 20).await?;
+        }
+        mosquitto.kill()?;
+        mosquitto.restart().await?;
+    }
+    let total = settle(&farm, &nodes, None).await?;
+    println!("measured: {total} readings through a broker that was killed: 0 lost, 0 doubled");
     Ok(())
 }
 
