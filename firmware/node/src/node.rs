@@ -8,7 +8,7 @@ use telemetry::record::{ActuatorDescription, ChannelDescription, Description, Ev
 use telemetry::session::{Command, Order};
 use telemetry::snapshot::Snapshot;
 use telemetry::topic::{Down, Up};
-use telemetry::{MissingReason, NodeName, Record, Tests};
+use telemetry::{MissingReason, NodeName, Quality, Record, Tests};
 
 use crate::alarms::Alarm;
 use crate::config::{Config, ConfigError, Source};
@@ -101,6 +101,10 @@ pub struct Node<F> {
     linked: bool,
     unsaid: u32,
     storage_fails: bool,
+    /// Seq behind the description of the config that runs.
+    described: Option<u32>,
+    /// Bit n: channel n has had a value under it.
+    read_once: u32,
     outputs_due: bool,
     snapshot_due: bool,
     counters: Counters,
@@ -147,6 +151,8 @@ impl<F: NorFlash> Node<F> {
             alarms: 0,
             linked: false,
             unsaid: 0,
+            described: None,
+            read_once: 0,
             outputs_due: true,
             snapshot_due: false,
             counters: Counters::default(),
@@ -280,6 +286,17 @@ impl<F: NorFlash> Node<F> {
         Ok(())
     }
 
+    /// Whether the config that runs has proved itself: every channel that a rule looks at has had
+    /// a value, and the gateway has the config's description. A host that has applied a new one
+    /// waits for this for a time of its own choice, and else boots with the one before.
+    pub fn is_config_proven(&self) -> bool {
+        let mut channels = self.config.actuators.iter().filter_map(|actuator| actuator.rule.channel());
+        let read = channels.all(|n| self.read_once.checked_shr(u32::from(n)).unwrap_or(0) & 1 == 1);
+        let told =
+            self.described.zip(self.session.released()).is_some_and(|(described, released)| described <= released);
+        read && told
+    }
+
     /// Does what is due at `now_us`; when to come again at the latest, µs since boot.
     pub fn poll(&mut self, now_us: u64, io: &mut impl Io) -> u64 {
         let now_ms = now_us / 1_000;
@@ -342,6 +359,11 @@ impl<F: NorFlash> Node<F> {
             _ => sampler.taken(index),
         });
         self.counters.rounds += 1;
+        for reading in &self.round.readings {
+            if matches!(reading.quality, Quality::Present { .. }) {
+                self.read_once |= 1u32.checked_shl(u32::from(reading.channel)).unwrap_or(0);
+            }
+        }
         self.control.observe(&self.config.actuators, now_ms, |channel| self.judge.seen(channel));
         self.outputs_due = true;
         self.steer(now_ms, io);
@@ -432,6 +454,8 @@ impl<F: NorFlash> Node<F> {
         let actuators = (0u8..).zip(&self.config.actuators);
         description.actuators.extend(actuators.map(|(actuator, of)| ActuatorDescription { actuator, kind: of.kind }));
         self.keep(&Record::Description(description), now_ms);
+        self.described = self.ring.as_ref().map(Ring::next_seq);
+        self.read_once = 0;
         self.hurry();
     }
 

@@ -166,7 +166,7 @@ impl Session {
     /// The link is there and the down topics are subscribed.
     pub fn connected(&mut self, now_ms: u64) {
         self.linked = true;
-        self.state = State::Closed;
+        self.retire();
         self.deadline_ms = None;
         self.not_before_ms = now_ms;
     }

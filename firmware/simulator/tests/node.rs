@@ -523,7 +523,9 @@ fn a_config_by_message_is_checked_and_the_next_rounds_are_under_it() {
     let taken = offer(&mut run, &next).unwrap();
     assert_eq!(taken, next);
     run.node.apply(taken, run.now_us).unwrap();
+    assert!(!run.node.is_config_proven());
     run.pass(60);
+    assert!(run.node.is_config_proven(), "its channel has been read and the gateway knows it");
     assert!(run.node.is_on(0), "safe until the new rule has seen enough");
     let told = |r: &Record| matches!(r, Record::Description(d) if d.config == 2 && d.digest == next.digest());
     let described = run.host.records.iter().position(told).unwrap();
@@ -567,4 +569,46 @@ fn the_gateway_having_more_than_the_ring_makes_no_name_come_twice() {
     let (_, _, next) = run.node.ring().unwrap();
     assert!(next > 500);
     assert!(run.host.next > 500, "what comes after is delivered");
+}
+
+#[test]
+fn a_cut_in_any_flash_operation_of_a_running_node_breaks_no_promise() {
+    for cut in 0..40 {
+        for torn in [Torn::Nothing, Torn::SomeBits(cut), Torn::Everything] {
+            let mut flash = Nor::new(8);
+            flash.cut_at(cut, torn);
+            let mut config = aerated();
+            config.hold_s = 20;
+            let mut run = Run { node: boot(flash, config.clone()), host: Host::default(), now_us: 0 };
+            run.oxygen(Ok(7.0));
+            run.node.connected(0);
+            run.pass(400);
+            let Some(mut flash) = run.node.into_flash() else { continue };
+            flash.power_on();
+            let delivered = run.host.next;
+            run.node = boot(flash, config);
+            run.now_us = 0;
+            run.node.connected(0);
+            run.pass(100);
+            // The host refuses a report that repeats or skips a name.
+            let (_, _, next) = run.node.ring().unwrap();
+            assert!(run.host.next > delivered, "cut {cut} {torn:?}");
+            assert!(next - run.host.next <= 3, "cut {cut} {torn:?}: {next} of which {}", run.host.next);
+            let gone = run.host.records.iter().filter(|record| **record == Record::Gone).count();
+            assert!(gone <= 1, "cut {cut} {torn:?}: {gone}");
+            assert!(run.host.records.iter().any(|r| matches!(r, Record::Event(e) if e.code == EventCode::Restarted)));
+        }
+    }
+}
+
+/// The image of version 1: nodes in the field keep it. Do not change the test.
+#[test]
+fn the_image_of_version_1_stays_what_it_is() {
+    let mut image = [0; 256];
+    let length = aerated().encode(&mut image).unwrap();
+    let hex: String = image[..length].iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(
+        hex,
+        "8c01010a181819012c1828fa00000000fa447d5000808081880182020000fa3f800000fa00000000f6f6f6818201870100fa40800000fa40b00000fa4000000019038419012c"
+    );
 }
