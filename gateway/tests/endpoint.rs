@@ -43,12 +43,16 @@ struct Served {
 }
 
 async fn serve(limits: Limits) -> Served {
+    serve_with(limits, None).await
+}
+
+async fn serve_with(limits: Limits, tls: Option<Arc<tokio_rustls::rustls::ServerConfig>>) -> Served {
     let (send, arrivals) = mpsc::unbounded_channel();
     let hand = Arc::new(Hand { arrivals: send, connections: Mutex::default() });
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let (downlinks, shutdown) = (Downlinks::new(), CancellationToken::new());
-    let endpoint = Endpoint::new(hand.clone(), downlinks.clone(), limits, None);
+    let endpoint = Endpoint::new(hand.clone(), downlinks.clone(), limits, tls);
     let task = tokio::spawn(endpoint.run(listener, shutdown.clone()));
     Served { port, hand, arrivals, downlinks, shutdown, task }
 }
@@ -350,4 +354,38 @@ async fn shutdown_says_goodbye_and_ends() {
     served.shutdown.cancel();
     assert_eq!(to_end(&mut stream).await[..3], [0xE0, 2, 0x8B]);
     within(served.task).await.unwrap();
+}
+
+#[tokio::test]
+async fn with_certificate_and_key_nodes_speak_tls_and_nothing_else_gets_in() {
+    use tokio_rustls::rustls::pki_types::ServerName;
+    use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+    let folder = tempfile::tempdir().unwrap();
+    let made = rcgen::generate_simple_self_signed(["gateway.farm".to_owned()]).unwrap();
+    let (certificate, key) = (folder.path().join("c.pem"), folder.path().join("k.pem"));
+    std::fs::write(&certificate, made.cert.pem()).unwrap();
+    std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+    let served = serve_with(Limits::default(), Some(gateway::endpoint::tls(&certificate, &key).unwrap())).await;
+
+    let mut roots = RootCertStore::empty();
+    roots.add(made.cert.der().clone()).unwrap();
+    let provider = Arc::new(tokio_rustls::rustls::crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let stream = TcpStream::connect(("127.0.0.1", served.port)).await.unwrap();
+    let name = ServerName::try_from("gateway.farm").unwrap();
+    let mut stream = tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap();
+    stream.write_all(&hello("pond-7")).await.unwrap();
+    let mut connack = [0; 4];
+    within(stream.read_exact(&mut connack)).await.unwrap();
+    assert_eq!((connack[0], connack[3]), (0x20, 0));
+
+    let mut plain = raw(served.port, &hello("pond-8")).await;
+    assert!(!to_end(&mut plain).await.starts_with(&[0x20]));
+    assert!(!served.downlinks.connected(&node("pond-8")));
+    let missing = gateway::endpoint::tls(&folder.path().join("none.pem"), &key).unwrap_err();
+    assert!(missing.to_string().contains("none.pem"), "{missing}");
 }

@@ -98,6 +98,8 @@ struct Connection<'e, S> {
     incoming: BytesMut,
     outgoing: BytesMut,
     client_packet_max: u32,
+    /// It has subscribed to some of its down topics.
+    listening: bool,
 }
 
 /// Serves one connection to its end.
@@ -150,6 +152,7 @@ where
         incoming,
         outgoing,
         client_packet_max: connect.packet_max,
+        listening: false,
     };
     let end = connection.run(keep_alive, shutdown).await;
     connection.end(end, connect.will).await;
@@ -266,7 +269,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<'_, S> {
 
     fn deliver(&mut self) -> Result<(), End> {
         let (messages, closing) = self.link.take();
-        for (channel, payload) in messages {
+        // Before it has subscribed, there is nobody to hear them; a node opens its session after that.
+        for (channel, payload) in messages.into_iter().filter(|_| self.listening) {
             if payload.len() + 64 > self.client_packet_max as usize {
                 counter!("tianyu_endpoint_down_too_large_total").increment(1);
                 continue;
@@ -321,6 +325,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<'_, S> {
             }
             Incoming::Subscribe { id, filters } => {
                 let allowed: Vec<bool> = filters.iter().map(|f| may_subscribe(&self.node, f)).collect();
+                self.listening |= allowed.contains(&true);
                 wire::suback(version, out, id, &allowed)
             }
             Incoming::Unsubscribe { id, filters } => wire::unsuback(version, out, id, filters),

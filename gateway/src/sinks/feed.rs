@@ -147,7 +147,12 @@ impl Handle {
 
     /// Lets the spool go on without this sink, if it may lag. Whether it was detached now.
     pub fn make_room(&self) -> bool {
-        if self.required || !self.consumer.attached() {
+        let usage = (*self.spool).as_ref().usage();
+        let position = self.consumer.position();
+        // Room is made only by whoever is the last; a sink that keeps up stays.
+        let others = usage.consumers.iter().filter(|(_, _, attached)| *attached).map(|(_, next, _)| *next).min();
+        if self.required || !self.consumer.attached() || position >= usage.synced || others.is_none_or(|o| o < position)
+        {
             return false;
         }
         match self.consumer.detach() {
@@ -343,9 +348,13 @@ impl Feed {
 
     /// Attaches a detached sink again once it answers; from where to read on.
     fn come_back(&self, sink: &mut dyn Sink) -> Option<Reader> {
-        // An empty batch finds out whether it is there, without storing anything.
+        // What it is sent anyway, once more: whether it takes that tells whether it is there.
+        let mut reader = self.consumer.reader();
+        let first = reader.next_index();
+        let tried = self.batch(&mut reader).map_err(|e| Failure { what: e.to_string(), needs_a_person: false });
         let mut status = lock(&self.status).clone();
-        if let Err(failure) = sink.store(&[], 0, 0, &mut status) {
+        let stored = tried.and_then(|batch| sink.store(&batch, first, reader.next_index(), &mut status));
+        if let Err(failure) = stored {
             self.failed(&failure);
             self.pause(PAUSES.1);
             return None;
@@ -415,4 +424,101 @@ impl Feed {
 fn recall(path: &std::path::Path) -> Option<Missed> {
     let bytes = std::fs::read(path).ok()?;
     serde_json::from_slice(&bytes).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use spool::memory::Memory;
+    use spool::{Options, Spool};
+
+    use super::*;
+    use crate::sinks::samples;
+
+    struct Owned(Spool);
+
+    impl AsRef<Spool> for Owned {
+        fn as_ref(&self) -> &Spool {
+            &self.0
+        }
+    }
+
+    /// InfluxDB as far as this matters: away or there, and what it was sent.
+    #[derive(Clone, Default)]
+    struct Server {
+        here: Arc<AtomicBool>,
+        lines: Arc<Mutex<std::collections::BTreeMap<String, u32>>>,
+        told: Option<mpsc::Sender<()>>,
+    }
+
+    impl Writer for Server {
+        fn write(&mut self, lines: &str) -> Result<(), WriteError> {
+            if let Some(told) = &self.told
+                && told.send(()).is_err()
+            {
+                return Err(WriteError::Later("the test has ended".into()));
+            }
+            if !self.here.load(Ordering::SeqCst) {
+                return Err(WriteError::Later("away".into()));
+            }
+            let mut all = self.lines.lock().unwrap();
+            for line in lines.lines() {
+                *all.entry(line.rsplit(' ').next().unwrap().to_owned()).or_default() += 1;
+            }
+            Ok(())
+        }
+    }
+
+    fn until(what: &str, done: impl Fn() -> bool) {
+        let by = Instant::now() + Duration::from_secs(30);
+        while !done() {
+            assert!(Instant::now() < by, "{what}: not within 30 s");
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn a_sink_away_for_longer_than_the_spool_holds_is_fed_from_the_history_without_a_hole() {
+        let folder = tempfile::tempdir().unwrap();
+        let options = Options { segment_bytes_max: 3000, free_bytes_min: 0, ..Options::default() };
+        let (spool, _) =
+            Spool::open(Arc::new(Memory::new()), std::path::Path::new("log"), options, Box::new(|| {}), &mut |_| {})
+                .unwrap();
+        let spool: SpoolOf = Arc::new(Owned(spool));
+        let base = 1_778_000_000_000;
+        let append = |from: u32, to: u32| {
+            for seq in from..to {
+                let accepted = samples::accepted(seq, base + i64::from(seq) * 1000);
+                let entry = Entry::Accepted(accepted).encode();
+                (*spool).as_ref().append_and_sync(&entry, &mut Vec::new).unwrap();
+            }
+        };
+        let history = History::open(folder.path()).unwrap();
+        let mut history =
+            Feed::new("history", true, Arc::clone(&spool), None).unwrap().start(Box::new(history)).unwrap();
+        let (told, asked) = mpsc::channel();
+        let server = Server { told: Some(told), ..Server::default() };
+        let again = Some((history::Reader::new(folder.path()), folder.path().join("influx.missed")));
+        let influx = Feed::new("influx", false, Arc::clone(&spool), again).unwrap();
+        let mut influx = influx.start(Box::new(Influx(Box::new(server.clone())))).unwrap();
+
+        append(0, 100);
+        asked.recv_timeout(Duration::from_secs(30)).unwrap();
+        until("the history has all", || history.status().behind == 0);
+        assert_eq!((*spool).as_ref().usage().oldest, 0, "a sink that waits keeps the spool");
+        assert!(!history.make_room() && influx.make_room());
+        append(100, 150);
+        until("the spool has let go", || (*spool).as_ref().usage().oldest > 90);
+        server.here.store(true, Ordering::SeqCst);
+        append(150, 200);
+        until("all has arrived", || server.lines.lock().unwrap().len() == 200);
+        until("nothing is missed any more", || !folder.path().join("influx.missed").exists());
+        assert!(!influx.status().detached);
+        assert!(server.lines.lock().unwrap().values().all(|lines| *lines >= 2), "both lines of each round");
+        for feed in [&mut history, &mut influx] {
+            feed.stop();
+            feed.join();
+        }
+    }
 }
