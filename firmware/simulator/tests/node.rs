@@ -612,3 +612,96 @@ fn the_image_of_version_1_stays_what_it_is() {
         "8c01010a181819012c1828fa00000000fa447d5000808081880182020000fa3f800000fa00000000f6f6f6818201870100fa40800000fa40b00000fa4000000019038419012c"
     );
 }
+
+/// A host that does everything wrong, by chance.
+struct Chaos {
+    host: Host,
+    state: u64,
+}
+
+impl Chaos {
+    fn bits(&mut self) -> u64 {
+        self.state ^= self.state << 13;
+        self.state ^= self.state >> 7;
+        self.state ^= self.state << 17;
+        self.state
+    }
+
+    fn one_in(&mut self, n: u64) -> bool {
+        self.bits().is_multiple_of(n)
+    }
+}
+
+impl Lines for Chaos {
+    fn send(&mut self, bus: u8, line: &LineSettings, frame: &[u8]) {
+        if !self.one_in(4) {
+            self.host.send(bus, line, frame);
+        }
+    }
+
+    fn receive(&mut self, bus: u8, buffer: &mut [u8]) -> usize {
+        if self.one_in(8) {
+            let count = self.bits() as usize % (buffer.len() + 1);
+            buffer[..count].fill_with(|| self.bits() as u8);
+            return count;
+        }
+        self.host.receive(bus, buffer)
+    }
+}
+
+impl Io for Chaos {
+    fn direct(&mut self, _input: u8) -> Direct {
+        if self.one_in(5) { Err(MissingReason::Fault) } else { Ok(f32::from_bits(self.bits() as u32)) }
+    }
+
+    fn switch(&mut self, actuator: u8, on: bool) {
+        self.host.switch(actuator, on);
+    }
+
+    fn publish(&mut self, channel: Up, payload: &[u8]) -> bool {
+        !self.one_in(3) && self.host.publish(channel, payload)
+    }
+}
+
+#[test]
+fn nonsense_from_every_side_at_once_does_no_harm() {
+    for seed in 1..20u64 {
+        let mut config = probed(&[1, 2]);
+        config.hold_s = 15;
+        config.channels.push(direct(Property::DissolvedOxygen, 0)).unwrap();
+        config.actuators.append_rule(aerated().actuators[0], 5);
+        let mut flash = Nor::new(4);
+        if seed.is_multiple_of(2) {
+            flash.break_sector(seed as usize % 4);
+        }
+        let mut node = boot(flash, config);
+        let host = Host { alive: vec![1, 2], ..Host::default() };
+        let mut chaos = Chaos { host, state: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) };
+        let (mut now_us, mut polls) = (0, 0u32);
+        node.connected(0);
+        while now_us < 3_000_000_000 {
+            polls += 1;
+            let wake_us = node.poll(now_us, &mut chaos);
+            assert!(wake_us >= now_us);
+            now_us = wake_us.min(now_us + 5_000_000) + chaos.bits() % 3_000;
+            for (kind, mut payload) in std::mem::take(&mut chaos.host.down) {
+                if chaos.one_in(3) {
+                    let at = chaos.bits() as usize % payload.len();
+                    payload[at] ^= 1 << (chaos.bits() % 8);
+                }
+                if !chaos.one_in(5) {
+                    node.message(kind, &payload, now_us);
+                }
+            }
+            match chaos.bits() % 200 {
+                0 => node.disconnected(now_us),
+                1 => node.connected(now_us),
+                _ => {}
+            }
+        }
+        let rounds = node.counters().rounds;
+        assert!(rounds >= 250, "seed {seed}: {rounds} rounds in 3000 s");
+        assert!(polls < 60_000, "seed {seed}: {polls} polls");
+        assert!(node.is_on(0), "what cannot be trusted keeps the aerator on");
+    }
+}
