@@ -7,8 +7,8 @@ use heapless::Vec;
 use minicbor::decode::{Decoder, Error as DecodeError};
 use minicbor::encode::write::Cursor;
 use minicbor::encode::{Encoder, Error as EncodeError};
-use sensors::modbus::{LineSettings, Parity, Settings};
-use sensors::profile::{CompensatedBy, PROFILE_LEN_MAX, Profile, slot_ms_max};
+use sensors::modbus::{LineSettings, Parity, Request, Settings, slot_us_max};
+use sensors::profile::{CompensatedBy, PROFILE_LEN_MAX, Profile, Setting, slot_ms_max};
 use telemetry::Property;
 use telemetry::limits::{ACTUATORS_MAX, CHANNELS_MAX, UNRECEIPTED_RECORDS_MAX};
 use telemetry::report::digest;
@@ -277,6 +277,20 @@ impl Config {
         Some((probe, profile, settings))
     }
 
+    /// The `n`th setting that a probe which compensates oxygen itself has to be told, as a request.
+    pub(crate) fn setting(&self, index: u8, n: u8) -> Option<(Request, Settings)> {
+        let (probe, profile, settings) = self.probe(index)?;
+        if !profile.quantities().any(|quantity| quantity.compensated_by == CompensatedBy::Probe) {
+            return None;
+        }
+        // In the settings' units: PSU and kPa.
+        [(Setting::Salinity, self.salinity_psu), (Setting::Pressure, self.pressure_hpa / 10.0)]
+            .into_iter()
+            .filter_map(|(setting, value)| profile.write_request(setting, value, probe.address).ok())
+            .nth(usize::from(n))
+            .map(|request| (request, settings))
+    }
+
     /// Checks everything that could go wrong later.
     pub fn validate(&self) -> Result<(), ConfigError> {
         let ranges = [
@@ -298,6 +312,9 @@ impl Config {
                 return Err(error);
             }
             *busy += u64::from(slot_ms_max(&profile, &settings));
+            // In one round at most two settings are told.
+            *busy +=
+                (0..2).filter_map(|n| self.setting(index, n)).map(|(r, s)| slot_us_max(&r, &s) / 1_000).sum::<u64>();
             if *busy > u64::from(self.period_s) * 1_000 {
                 return Err(ConfigError::Slow(probe.bus));
             }

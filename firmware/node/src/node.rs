@@ -27,6 +27,9 @@ const CHANGES_MAX: usize = 8;
 /// Part number of the flash in a fault's event.
 const PART_FLASH: u8 = 1;
 
+/// Part number of a probe that does not take its settings, in a fault's event.
+const PART_PROBE: u8 = 2;
+
 /// What the host gives. Nothing of it may wait.
 pub trait Io: Lines {
     /// A round begins: start what takes time on I2C, so that [`Io::direct`] has it at its end.
@@ -373,6 +376,9 @@ impl<F: NorFlash> Node<F> {
             self.round = round;
         }
         self.snapshot_due = true;
+        if let Some(probe) = self.sampler.refuser() {
+            self.tell(now_ms, EventCode::Fault, PART_PROBE, i64::from(probe), 0);
+        }
     }
 
     /// Raises and clears alarms.

@@ -1,14 +1,17 @@
 //! Rounds: every probe of every line gets its turn, one at a time per line, and a dead one costs
 //! its own turn only.
 //!
+//! Before its first reading, a probe that compensates oxygen itself is told the config's salinity
+//! and air pressure; one that does not take them is asked all the same, and the node says so.
+//!
 //! It owns who is asked next and what came. What the values mean is not its business.
 
-use sensors::modbus::LineSettings;
+use sensors::modbus::{LineSettings, Step, Transaction};
 use sensors::profile::{Sample, Slot, SlotStep};
 use telemetry::MissingReason;
 use telemetry::limits::CHANNELS_MAX;
 
-use crate::config::{BUSES_MAX, Config, Source};
+use crate::config::{BUSES_MAX, Config, PROBES_MAX, Source};
 
 /// Bytes taken off a line at once.
 const CHUNK: usize = 64;
@@ -31,9 +34,29 @@ pub trait Lines {
 /// What a channel's source gave in a round.
 pub(crate) type Taken = Result<Sample, MissingReason>;
 
+/// Rounds in which a probe is told its settings before that is given up.
+const TELLS_MAX: u8 = 3;
+
+#[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "no allocator, and there are two of these")]
+enum Turn {
+    /// Tells the probe a setting.
+    Tell(Transaction),
+    /// Reads it.
+    Read(Slot),
+}
+
+/// How far a probe has been told its settings.
+#[derive(Clone, Copy, Debug, Default)]
+struct Told {
+    settings: u8,
+    failures: u8,
+}
+
 #[derive(Debug, Default)]
 struct Line {
-    turn: Option<(u8, Slot)>,
+    turn: Option<(u8, Turn)>,
+    told: [Told; PROBES_MAX],
 }
 
 /// The rounds of a node.
@@ -70,6 +93,14 @@ impl Sampler {
     /// What the source of a channel gave in the round that is over.
     pub(crate) fn taken(&self, channel: usize) -> Taken {
         self.taken.get(channel).copied().unwrap_or(Err(MissingReason::NotRead))
+    }
+
+    /// A probe that does not take its settings; each is named once.
+    pub(crate) fn refuser(&mut self) -> Option<u8> {
+        let all = self.lines.iter_mut().flat_map(|line| (0u8..).zip(&mut line.told));
+        let (index, told) = all.into_iter().find(|(_, told)| told.failures == TELLS_MAX)?;
+        told.failures += 1;
+        Some(index)
     }
 
     /// Moves on. `begin` is called when a round begins.
@@ -110,7 +141,7 @@ impl Sampler {
         let direct = config.channels.iter().any(|channel| matches!(channel.source, Source::Direct { .. }));
         self.direct_us = if direct { now_us + DIRECT_US } else { now_us };
         for (bus, line) in (0u8..).zip(&mut self.lines) {
-            line.turn = turn(config, bus, 0, now_us);
+            line.turn = line.turn_from(config, bus, 0, now_us);
         }
         began_us
     }
@@ -127,9 +158,10 @@ impl Line {
         taken: &mut [Taken; CHANNELS_MAX],
     ) -> Option<u64> {
         for _ in 0..STEPS_MAX {
-            let (index, slot) = self.turn.as_mut()?;
-            let Some((_, profile, settings)) = config.probe(*index) else {
-                self.turn = turn(config, bus, index.saturating_add(1), now_us);
+            let (index, turn) = self.turn.as_mut()?;
+            let index = *index;
+            let Some((_, profile, settings)) = config.probe(index) else {
+                self.turn = self.turn_from(config, bus, index.saturating_add(1), now_us);
                 continue;
             };
             let mut bytes = [0; CHUNK];
@@ -139,33 +171,65 @@ impl Line {
                 if count == 0 {
                     break;
                 }
-                slot.on_rx(bytes.get(..count).unwrap_or_default(), now_us);
-            }
-            match slot.poll(&profile, now_us) {
-                SlotStep::Wait { until_us } => return Some(until_us),
-                SlotStep::Send => io.send(bus, &settings.line, slot.tx_bytes()),
-                SlotStep::Done => {
-                    let warm = now_us >= u64::from(profile.warm_up_ms()) * 1_000;
-                    for (channel, place) in config.channels.iter().zip(taken.iter_mut()) {
-                        let Source::Probe { probe, quantity } = &channel.source else { continue };
-                        if probe == index {
-                            let sample = slot.samples().get(usize::from(*quantity)).copied();
-                            let sample = sample.unwrap_or(Err(MissingReason::NotRead));
-                            *place = if warm { sample } else { sample.and(Err(MissingReason::WarmUp)) };
-                        }
-                    }
-                    self.turn = turn(config, bus, index.saturating_add(1), now_us);
+                let bytes = bytes.get(..count).unwrap_or_default();
+                match turn {
+                    Turn::Tell(transaction) => transaction.on_rx(bytes, now_us),
+                    Turn::Read(slot) => slot.on_rx(bytes, now_us),
                 }
+            }
+            match turn {
+                Turn::Tell(transaction) => match transaction.poll(now_us) {
+                    Step::Wait { until_us } => return Some(until_us),
+                    Step::Send => io.send(bus, &settings.line, transaction.tx_bytes()),
+                    Step::Done(outcome) => {
+                        let told = self.told.get_mut(usize::from(index));
+                        let again = told.is_some_and(|told| {
+                            match outcome {
+                                Ok(()) => told.settings += 1,
+                                Err(_) => told.failures += 1,
+                            }
+                            outcome.is_ok()
+                        });
+                        let next = if again { self.turn_from(config, bus, index, now_us) } else { None };
+                        self.turn = next.or_else(|| reading(config, index, now_us));
+                    }
+                },
+                Turn::Read(slot) => match slot.poll(&profile, now_us) {
+                    SlotStep::Wait { until_us } => return Some(until_us),
+                    SlotStep::Send => io.send(bus, &settings.line, slot.tx_bytes()),
+                    SlotStep::Done => {
+                        let warm = now_us >= u64::from(profile.warm_up_ms()) * 1_000;
+                        for (channel, place) in config.channels.iter().zip(taken.iter_mut()) {
+                            let Source::Probe { probe, quantity } = &channel.source else { continue };
+                            if *probe == index {
+                                let sample = slot.samples().get(usize::from(*quantity)).copied();
+                                let sample = sample.unwrap_or(Err(MissingReason::NotRead));
+                                *place = if warm { sample } else { sample.and(Err(MissingReason::WarmUp)) };
+                            }
+                        }
+                        self.turn = self.turn_from(config, bus, index.saturating_add(1), now_us);
+                    }
+                },
             }
         }
         Some(now_us)
     }
+
+    /// The turn of the first probe of `bus` from index `from` on.
+    fn turn_from(&self, config: &Config, bus: u8, from: u8, now_us: u64) -> Option<(u8, Turn)> {
+        let mine = |index: &u8| config.probes.get(usize::from(*index)).is_some_and(|probe| probe.bus == bus);
+        let index = (from..config.probes.len() as u8).find(mine)?;
+        let told = self.told.get(usize::from(index)).copied().unwrap_or_default();
+        if told.failures < TELLS_MAX
+            && let Some((request, settings)) = config.setting(index, told.settings)
+        {
+            return Some((index, Turn::Tell(Transaction::new(request, settings, now_us))));
+        }
+        reading(config, index, now_us)
+    }
 }
 
-/// The turn of the first probe of `bus` from index `from` on.
-fn turn(config: &Config, bus: u8, from: u8, now_us: u64) -> Option<(u8, Slot)> {
-    (from..config.probes.len() as u8).find_map(|index| {
-        let (probe, profile, settings) = config.probe(index)?;
-        (probe.bus == bus).then(|| (index, Slot::new(&profile, probe.address, settings, now_us)))
-    })
+fn reading(config: &Config, index: u8, now_us: u64) -> Option<(u8, Turn)> {
+    let (probe, profile, settings) = config.probe(index)?;
+    Some((index, Turn::Read(Slot::new(&profile, probe.address, settings, now_us))))
 }

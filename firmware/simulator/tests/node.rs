@@ -705,3 +705,97 @@ fn nonsense_from_every_side_at_once_does_no_harm() {
         assert!(node.is_on(0), "what cannot be trusted keeps the aerator on");
     }
 }
+
+/// A probe that compensates itself: it echoes writes, or refuses them.
+#[test]
+fn a_probe_that_compensates_is_told_the_salinity_once_and_a_refusal_is_told() {
+    for refuses in [false, true] {
+        let mut config = Config::new(1);
+        config.period_s = 10;
+        config.hold_s = 20;
+        config.salinity_psu = 30.0;
+        let text = include_str!("../../sensors/profiles/renke-rs-ldo-n01.toml");
+        let compiled = sensors::profile::compile::compile(text, "renke-rs-ldo-n01.toml").unwrap();
+        let profile = config.add_profile(&compiled.bytes).unwrap();
+        config.probes.push(Probe { bus: 0, address: 1, profile, settings: None }).unwrap();
+        let quantities: Vec<_> = compiled.profile().unwrap().quantities().collect();
+        let quantity = quantities.iter().position(|q| q.property == Property::DissolvedOxygen).unwrap() as u8;
+        let source = Source::Probe { probe: 0, quantity };
+        config.channels.push(Channel { source, ..direct(Property::DissolvedOxygen, 0) }).unwrap();
+        let mut twice = config.clone();
+        twice.channels.push(direct(Property::WaterTemperature, 0)).unwrap();
+        twice.channels[0].compensate_with = Some(1);
+        assert_eq!(twice.validate(), Err(ConfigError::CompensatedTwice(0)));
+
+        let mut probe = Renke { host: Host::default(), refuses, writes: Vec::new() };
+        let mut node = boot(Nor::new(8), config);
+        node.connected(0);
+        let mut now_us = 0;
+        while now_us < 100_000_000 {
+            for (kind, payload) in std::mem::take(&mut probe.host.down) {
+                node.message(kind, &payload, now_us);
+            }
+            now_us = node.poll(now_us, &mut probe).max(now_us + 1);
+        }
+        assert_eq!(node.round().readings[0].value, 650);
+        let fault = |r: &Record| matches!(r, Record::Event(e) if e.code == EventCode::Fault && e.subject == 2);
+        let faults = probe.host.records.iter().filter(|r| fault(r)).count();
+        if refuses {
+            assert_eq!(faults, 1);
+        } else {
+            assert_eq!(faults, 0);
+            assert_eq!(probe.writes, [(0x1020, 30), (0x1022, 10_133)]);
+        }
+    }
+}
+
+struct Renke {
+    host: Host,
+    refuses: bool,
+    writes: Vec<(u16, u16)>,
+}
+
+impl Lines for Renke {
+    fn send(&mut self, _bus: u8, _line: &LineSettings, frame: &[u8]) {
+        let word = |at| u16::from_be_bytes([frame[at], frame[at + 1]]);
+        let mut answer = match frame[1] {
+            6 | 16 if self.refuses => vec![frame[0], frame[1] | 0x80, 2],
+            6 => {
+                self.writes.push((word(2), word(4)));
+                frame[..6].to_vec()
+            }
+            16 => {
+                self.writes.push((word(2), word(7)));
+                frame[..6].to_vec()
+            }
+            _ => {
+                // Saturation as a fraction, mg/L, °C, as the registers from `start` on.
+                let all: Vec<u8> = [0.93f32, 6.5, 24.0].iter().flat_map(|value| value.to_be_bytes()).collect();
+                let (from, count) = (usize::from(word(2)) * 2, usize::from(word(4)) * 2);
+                let mut answer = vec![frame[0], frame[1], count as u8];
+                answer.extend(&all[from..from + count]);
+                answer
+            }
+        };
+        answer.extend(crc16(&answer).to_le_bytes());
+        self.host.answers.extend(answer);
+    }
+
+    fn receive(&mut self, bus: u8, buffer: &mut [u8]) -> usize {
+        self.host.receive(bus, buffer)
+    }
+}
+
+impl Io for Renke {
+    fn direct(&mut self, input: u8) -> Direct {
+        self.host.direct(input)
+    }
+
+    fn switch(&mut self, actuator: u8, on: bool) {
+        self.host.switch(actuator, on);
+    }
+
+    fn publish(&mut self, channel: Up, payload: &[u8]) -> bool {
+        self.host.publish(channel, payload)
+    }
+}
