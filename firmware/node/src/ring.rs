@@ -10,18 +10,13 @@
 //! next begins behind it. No word is written twice between erasures, and opening writes nothing,
 //! so a cut while opening is no event at all.
 
+mod layout;
+
 use embedded_storage::nor_flash::NorFlash;
 use telemetry::limits::RECORD_BYTES_MAX;
-use telemetry::report::digest;
 
-const MAGIC: u32 = u32::from_be_bytes(*b"TYR1");
-/// Room of a sector's header: a multiple of every write size in use.
-const HEADER: usize = 32;
-/// Largest write size that is supported, in bytes (STM32H7 has 32).
-const ALIGN_MAX: usize = 32;
-/// Bytes before a frame's content: length, low half of the seq, check sum.
-const FRAME_HEAD: usize = 8;
-const FRAME_MAX: usize = FRAME_HEAD + RECORD_BYTES_MAX + ALIGN_MAX;
+use self::layout::{ALIGN_MAX, FRAME_HEAD, FRAME_MAX, HEADER, Head, seal, unseal};
+
 /// Fewest sectors: one being erased, one being written, one to read.
 const SECTORS_MIN: u32 = 3;
 /// Sectors tried for one record before the flash is called worn out.
@@ -63,13 +58,6 @@ pub struct Appended {
     pub seq: u32,
     /// What it displaced.
     pub overwritten: Option<Overwritten>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Head {
-    ring: u32,
-    generation: u32,
-    first: u32,
 }
 
 /// A whole frame: seq, place in its sector, length of its content.
@@ -527,56 +515,4 @@ impl<F: NorFlash> Ring<F> {
     fn size(&self) -> u32 {
         Self::SECTOR as u32
     }
-}
-
-impl Head {
-    fn bytes(&self) -> [u8; HEADER] {
-        let mut bytes = [0xff; HEADER];
-        let mut fields = [0; 16];
-        for (place, field) in fields.chunks_exact_mut(4).zip([MAGIC, self.ring, self.generation, self.first]) {
-            place.copy_from_slice(&field.to_be_bytes());
-        }
-        bytes[..16].copy_from_slice(&fields);
-        bytes[16..20].copy_from_slice(&digest(&fields).to_be_bytes());
-        bytes
-    }
-
-    fn parse(bytes: &[u8; HEADER]) -> Option<Self> {
-        let (fields, rest) = bytes.split_at(16);
-        let word = |at: usize| Some(u32::from_be_bytes(bytes.get(at..at + 4)?.try_into().ok()?));
-        let sound = word(0)? == MAGIC && word(16)? == digest(fields) && rest.get(4..)?.iter().all(|b| *b == 0xff);
-        if !sound {
-            return None;
-        }
-        Some(Self { ring: word(4)?, generation: word(8)?, first: word(12)? })
-    }
-}
-
-/// Writes a frame; its length. `None` when the record is too long for one.
-fn seal(frame: &mut [u8; FRAME_MAX], ring: u32, seq: u32, record: &[u8]) -> Option<usize> {
-    let sum = named_digest(ring, seq, record)?;
-    let length = FRAME_HEAD + record.len();
-    let (head, content) = frame.get_mut(..length)?.split_first_chunk_mut::<FRAME_HEAD>()?;
-    content.copy_from_slice(record);
-    let ([l0, l1], [s0, s1], [c0, c1, c2, c3]) =
-        ((record.len() as u16).to_be_bytes(), (seq as u16).to_be_bytes(), sum.to_be_bytes());
-    *head = [l0, l1, s0, s1, c0, c1, c2, c3];
-    Some(length)
-}
-
-/// The content of a frame, if it is whole and that of `seq` in `ring`.
-fn unseal(frame: &[u8], ring: u32, seq: u32) -> Option<&[u8]> {
-    let (head, content) = frame.split_first_chunk::<FRAME_HEAD>()?;
-    let [_, _, _, _, sum @ ..] = *head;
-    (named_digest(ring, seq, content)? == u32::from_be_bytes(sum)).then_some(content)
-}
-
-/// The check sum of a record with its whole name.
-fn named_digest(ring: u32, seq: u32, record: &[u8]) -> Option<u32> {
-    let mut named = [0; FRAME_HEAD + RECORD_BYTES_MAX];
-    let named = named.get_mut(..FRAME_HEAD + record.len())?;
-    let (name, content) = named.split_first_chunk_mut::<FRAME_HEAD>()?;
-    *name = ((u64::from(ring) << 32) | u64::from(seq)).to_be_bytes();
-    content.copy_from_slice(record);
-    Some(digest(named))
 }
