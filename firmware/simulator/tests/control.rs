@@ -1,0 +1,147 @@
+//! The rules by themselves: what a node's rounds never show, because they never stop.
+
+use node::config::Actuator;
+use node::control::{Cause, Change, Control, Pauses, Refusal, Rule, Seen};
+use telemetry::{Flag, MissingReason, Quality, Tests};
+
+const PAUSES: Pauses = Pauses { on_s: 900, off_s: 300 };
+const AERATOR: [Actuator; 1] = [Actuator {
+    kind: 1,
+    rule: Rule::Aerator { channel: 0, on_below: 4.0, off_above: 5.5, critical: 2.0, pauses: PAUSES },
+}];
+const HEATER: [Actuator; 1] = [Actuator {
+    kind: 2,
+    rule: Rule::Band { channel: 0, low: 15.0, high: 20.0, raises: true, safe: false, pauses: PAUSES },
+}];
+
+struct Rig {
+    actuators: [Actuator; 1],
+    control: Control,
+    now_ms: u64,
+    changes: Vec<Change>,
+}
+
+impl Rig {
+    fn new(actuators: [Actuator; 1]) -> Self {
+        Self { control: Control::new(&actuators, 0), actuators, now_ms: 0, changes: Vec::new() }
+    }
+
+    fn see(&mut self, value: f32, flag: Flag, tests: Tests) {
+        self.now_ms += 10_000;
+        let seen = Seen { value: Some(value), quality: Quality::Present { flag, tests } };
+        self.control.observe(&self.actuators, self.now_ms, |_| Some(seen));
+        self.decide();
+    }
+
+    fn miss(&mut self) {
+        self.now_ms += 10_000;
+        let seen = Seen { value: None, quality: Quality::Missing(MissingReason::NoAnswer) };
+        self.control.observe(&self.actuators, self.now_ms, |_| Some(seen));
+        self.decide();
+    }
+
+    fn decide(&mut self) {
+        let changes = &mut self.changes;
+        self.control.decide(&self.actuators, self.now_ms, |change| changes.push(change));
+    }
+
+    fn good(&mut self, value: f32, rounds: u32) {
+        for _ in 0..rounds {
+            self.see(value, Flag::Good, Tests::NONE);
+        }
+    }
+
+    fn is_on(&self) -> bool {
+        self.control.is_on(0)
+    }
+
+    fn last(&self) -> Option<(bool, Cause)> {
+        self.changes.last().map(|change| (change.on, change.cause))
+    }
+}
+
+/// Past the restart, with the aerator off for longer than its pause.
+fn resting() -> Rig {
+    let mut rig = Rig::new(AERATOR);
+    rig.good(7.0, 130);
+    assert_eq!(rig.last(), Some((false, Cause::Rule)));
+    rig
+}
+
+#[test]
+fn ten_minutes_without_any_round_bring_the_aerator_on() {
+    let mut rig = resting();
+    let heard_ms = rig.now_ms;
+    let wake_ms = rig.control.wake_ms(&rig.actuators, heard_ms).unwrap();
+    assert!(wake_ms <= heard_ms + 600_000, "it asks to be woken in time");
+    rig.now_ms = heard_ms + 599_999;
+    rig.decide();
+    assert!(!rig.is_on());
+    rig.now_ms = heard_ms + 600_000;
+    rig.decide();
+    assert_eq!(rig.last(), Some((true, Cause::Stale)));
+    // And back: its shortest time and three good readings, whichever is later.
+    rig.good(7.0, 89);
+    assert!(rig.is_on());
+    rig.good(7.0, 1);
+    assert!(!rig.is_on());
+}
+
+#[test]
+fn two_good_readings_are_too_few_to_give_control_back() {
+    let mut rig = resting();
+    for _ in 0..3 {
+        rig.miss();
+    }
+    assert_eq!(rig.last(), Some((true, Cause::Missed)));
+    for _ in 0..100 {
+        rig.good(7.0, 2);
+        rig.miss();
+    }
+    assert!(rig.is_on());
+    rig.good(7.0, 3);
+    assert!(!rig.is_on());
+}
+
+#[test]
+fn a_stuck_channel_is_a_blind_one() {
+    let mut rig = resting();
+    rig.see(7.0, Flag::Suspect, Tests::STUCK);
+    assert_eq!(rig.last(), Some((true, Cause::Failed)));
+}
+
+#[test]
+fn suspect_high_oxygen_stops_nothing() {
+    let mut rig = resting();
+    rig.good(3.0, 1);
+    assert_eq!(rig.last(), Some((true, Cause::Rule)));
+    rig.good(5.0, 100);
+    rig.see(9.0, Flag::Suspect, Tests::SPIKE);
+    rig.see(9.0, Flag::Suspect, Tests::RATE);
+    assert!(rig.is_on());
+    rig.good(9.0, 1);
+    assert!(!rig.is_on());
+}
+
+#[test]
+fn orders_against_what_is_safe_are_refused_while_blind() {
+    let mut aerator = Rig::new(AERATOR);
+    assert_eq!(aerator.control.order(&AERATOR, 0, 0, false, 60), Err(Refusal::Low));
+    assert_eq!(aerator.control.order(&AERATOR, 0, 0, true, 60), Ok(()));
+    assert_eq!(aerator.control.order(&AERATOR, 0, 1, true, 60), Err(Refusal::Unknown));
+    aerator.decide();
+    assert!(aerator.is_on());
+
+    let mut heater = Rig::new(HEATER);
+    assert_eq!(heater.control.order(&HEATER, 0, 0, true, 60), Err(Refusal::Safe));
+    heater.good(17.0, 40);
+    assert_eq!(heater.control.order(&HEATER, heater.now_ms, 0, true, 3_600), Ok(()));
+    heater.good(17.0, 1);
+    assert_eq!(heater.last(), Some((true, Cause::Remote)));
+    for _ in 0..3 {
+        heater.miss();
+    }
+    assert_eq!(heater.last(), Some((false, Cause::Missed)), "safety ends an order, and does not wait");
+    heater.good(17.0, 100);
+    assert!(!heater.is_on(), "and the order does not come back");
+}
