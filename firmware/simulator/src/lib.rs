@@ -1,3 +1,16 @@
 //! Ponds and greenhouses that answer at the byte level, and the parts a node stands on.
+//!
+//! ```text
+//! world ─▶ instrument ─ bytes on lines ─▶ host (the node core on simulated parts) ─▶ fleet (MQTT)
+//! ```
+//! It owns what is true, what probes make of it, and the boards that are not there. What the node
+//! does with it is the node's own code, unchanged; what the gateway does, the gateway's.
 
+pub mod clock;
+pub mod fleet;
+pub mod host;
+pub mod instrument;
 pub mod nor;
+pub mod recorded;
+pub mod sites;
+pub mod world;

@@ -1,0 +1,289 @@
+//! Many hosts, each with its own MQTT connection to a gateway or broker, as boards have.
+//!
+//! It owns connections and their back-off, and the pace at which hosts run. Delivery is the node
+//! core's: nothing here repeats a report.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use node::RestartCause;
+use rumqttc::{AsyncClient, Event, MqttOptions, Packet, QoS};
+use telemetry::NodeName;
+use telemetry::topic::{self, Down, Up};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::Clock;
+use crate::host::Host;
+use crate::instrument::Fault;
+
+/// First and longest pause between attempts to connect.
+const BACK_OFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
+/// Requests that wait within the MQTT client.
+const REQUESTS_MAX: usize = 64;
+/// Events of a connection that wait for its host.
+const EVENTS_MAX: usize = 64;
+/// Orders that wait for a host.
+const ORDERS_MAX: usize = 16;
+/// Longest real time between two looks at a host.
+const LOOK: Duration = Duration::from_millis(500);
+/// Longest MQTT packet either way; reports are 1 KiB.
+const PACKET_BYTES_MAX: usize = 4_096;
+
+/// Where nodes connect to.
+#[derive(Clone, Debug)]
+pub struct Endpoint {
+    /// Host name or address.
+    pub host: String,
+    /// Port.
+    pub port: u16,
+}
+
+/// What happens to a node.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Order {
+    /// Power fails.
+    PowerOff,
+    /// Power comes back.
+    PowerOn,
+    /// It restarts by itself.
+    Restart,
+    /// Its flash is erased while it has no power; then it starts anew.
+    EraseRing,
+    /// A probe fails, or heals.
+    Fault {
+        /// Number of the probe.
+        instrument: usize,
+        /// How.
+        fault: Option<Fault>,
+    },
+}
+
+/// Why a node could not be ordered about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the fleet has no such node, or it has stopped")]
+pub struct Unreachable;
+
+/// A node of the fleet.
+struct Member {
+    name: NodeName,
+    host: Arc<Mutex<Host>>,
+    orders: mpsc::Sender<Order>,
+}
+
+/// Nodes that run until they are stopped.
+pub struct Fleet {
+    members: Vec<Member>,
+    tasks: JoinSet<()>,
+    stop: CancellationToken,
+}
+
+impl Fleet {
+    /// Starts hosts, each with its token, against one endpoint. Needs a tokio runtime.
+    pub fn start(hosts: Vec<(Host, String)>, endpoint: &Endpoint, clock: Arc<dyn Clock>) -> Self {
+        let stop = CancellationToken::new();
+        let mut tasks = JoinSet::new();
+        let mut members = Vec::with_capacity(hosts.len());
+        for (host, token) in hosts {
+            let name = host.name().clone();
+            let host = Arc::new(Mutex::new(host));
+            let (orders, ordered) = mpsc::channel(ORDERS_MAX);
+            let (tell, told) = mpsc::channel(EVENTS_MAX);
+            tasks.spawn(connect(name.clone(), token, endpoint.clone(), tell, stop.clone()));
+            let keeper = Keeper { name: name.clone(), host: Arc::clone(&host), client: None };
+            tasks.spawn(keeper.keep(told, ordered, Arc::clone(&clock), stop.clone()));
+            members.push(Member { name, host, orders });
+        }
+        Self { members, tasks, stop }
+    }
+
+    /// How many nodes it has.
+    pub fn len(&self) -> usize {
+        self.members.len()
+    }
+
+    /// Whether it has none.
+    pub fn is_empty(&self) -> bool {
+        self.members.is_empty()
+    }
+
+    /// Orders a node about.
+    ///
+    /// # Errors
+    /// When there is no such node.
+    pub async fn order(&self, node: &str, order: Order) -> Result<(), Unreachable> {
+        let member = self.members.iter().find(|it| it.name.as_str() == node).ok_or(Unreachable)?;
+        member.orders.send(order).await.map_err(|_| Unreachable)
+    }
+
+    /// Looks at each host; it must not be for long.
+    pub fn each(&self, mut look: impl FnMut(&mut Host)) {
+        for member in &self.members {
+            look(&mut member.host.lock().unwrap_or_else(PoisonError::into_inner));
+        }
+    }
+
+    /// Whether every record of every node is receipted.
+    pub fn is_delivered(&self) -> bool {
+        let mut all = true;
+        self.each(|host| {
+            let state = host.node().and_then(|node| Some((node.ring()?.2, node.session().released())));
+            all &= state.is_none_or(|(next, released)| released == Some(next));
+        });
+        all
+    }
+
+    /// Stops every node where it is; gives the hosts back.
+    pub async fn stop(mut self) -> Vec<Host> {
+        self.stop.cancel();
+        while self.tasks.join_next().await.is_some() {}
+        let hosts = self.members.into_iter().filter_map(|member| Arc::try_unwrap(member.host).ok());
+        hosts.map(|host| host.into_inner().unwrap_or_else(PoisonError::into_inner)).collect()
+    }
+}
+
+/// What a connection tells its host.
+enum Told {
+    Connected(AsyncClient),
+    Disconnected,
+    Message(Down, Vec<u8>),
+}
+
+/// Keeps a connection up.
+async fn connect(name: NodeName, token: String, endpoint: Endpoint, tell: mpsc::Sender<Told>, stop: CancellationToken) {
+    let mut pause = BACK_OFF.0;
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            lasted = converse(&name, &token, &endpoint, &tell) => {
+                if lasted {
+                    pause = BACK_OFF.0;
+                }
+                if tell.send(Told::Disconnected).await.is_err() {
+                    return;
+                }
+            }
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(pause) => pause = (pause * 2).min(BACK_OFF.1),
+        }
+    }
+}
+
+/// One connection, from beginning to end; whether it came as far as a subscription.
+async fn converse(name: &NodeName, token: &str, endpoint: &Endpoint, tell: &mpsc::Sender<Told>) -> bool {
+    let mut options = MqttOptions::new(name.as_str(), &endpoint.host, endpoint.port);
+    options.set_credentials(name.as_str(), token);
+    options.set_clean_session(true);
+    options.set_keep_alive(Duration::from_secs(30));
+    options.set_max_packet_size(PACKET_BYTES_MAX, PACKET_BYTES_MAX);
+    let (client, mut events) = AsyncClient::new(options, REQUESTS_MAX);
+    let mut subscribed = false;
+    loop {
+        let told = match events.poll().await {
+            Ok(Event::Incoming(Packet::ConnAck(_))) => {
+                let filter = format!("{}/{}/down/#", topic::PREFIX, name.as_str());
+                if client.try_subscribe(filter, QoS::AtLeastOnce).is_err() {
+                    return subscribed;
+                }
+                continue;
+            }
+            Ok(Event::Incoming(Packet::SubAck(_))) => {
+                subscribed = true;
+                Told::Connected(client.clone())
+            }
+            Ok(Event::Incoming(Packet::Publish(message))) => match topic::parse_down(&message.topic) {
+                Some((_, kind)) => Told::Message(kind, message.payload.to_vec()),
+                None => continue,
+            },
+            Ok(_) => continue,
+            // Whatever it is: the node is told, and another attempt follows.
+            Err(_) => return subscribed,
+        };
+        if tell.send(told).await.is_err() {
+            return subscribed;
+        }
+    }
+}
+
+/// Runs a host as its clock goes on.
+struct Keeper {
+    name: NodeName,
+    host: Arc<Mutex<Host>>,
+    client: Option<AsyncClient>,
+}
+
+impl Keeper {
+    async fn keep(
+        mut self,
+        mut told: mpsc::Receiver<Told>,
+        mut ordered: mpsc::Receiver<Order>,
+        clock: Arc<dyn Clock>,
+        stop: CancellationToken,
+    ) {
+        loop {
+            let wake_us = self.advance(clock.mono_us());
+            let wait = clock.real_until(wake_us).unwrap_or(LOOK).clamp(Duration::from_millis(1), LOOK);
+            tokio::select! {
+                () = stop.cancelled() => return,
+                Some(told) = told.recv() => self.hear(told, clock.mono_us()),
+                Some(order) = ordered.recv() => self.obey(order, clock.mono_us()),
+                () = tokio::time::sleep(wait) => {}
+            }
+        }
+    }
+
+    /// Runs the host until now and publishes what it wants; when it wants to be run again.
+    fn advance(&self, now_us: u64) -> u64 {
+        let mut host = self.host.lock().unwrap_or_else(PoisonError::into_inner);
+        host.run(now_us);
+        if let Some(client) = &self.client {
+            while let Some((channel, payload)) = host.next_publish() {
+                let qos = if channel == Up::Live { QoS::AtMostOnce } else { QoS::AtLeastOnce };
+                let topic = topic::up(&self.name, channel);
+                // A full queue is a lost message, as on the air: the node repeats what was not
+                // receipted.
+                let _queued = client.try_publish(topic.as_str(), qos, false, payload);
+            }
+        }
+        host.wake_us()
+    }
+
+    fn hear(&mut self, told: Told, now_us: u64) {
+        let mut host = self.host.lock().unwrap_or_else(PoisonError::into_inner);
+        host.run(now_us);
+        match told {
+            Told::Connected(client) => {
+                self.client = Some(client);
+                host.connected();
+            }
+            Told::Disconnected => {
+                self.client = None;
+                host.disconnected();
+            }
+            Told::Message(kind, payload) => host.message(kind, &payload),
+        }
+    }
+
+    fn obey(&mut self, order: Order, now_us: u64) {
+        let mut host = self.host.lock().unwrap_or_else(PoisonError::into_inner);
+        host.run(now_us);
+        let cause = match order {
+            Order::PowerOff => return host.power_off(),
+            Order::Fault { instrument, fault } => return host.set_fault(instrument, fault),
+            Order::PowerOn => RestartCause::Power,
+            Order::Restart => RestartCause::Software,
+            Order::EraseRing => {
+                host.power_off();
+                host.erase_ring();
+                RestartCause::Power
+            }
+        };
+        // A config that was valid at the first start is valid at the next.
+        if host.power_on(cause, now_us).is_ok() && self.client.is_some() {
+            host.connected();
+        }
+    }
+}

@@ -1,0 +1,371 @@
+//! A board that is not there: the node core on simulated lines, flash and place.
+//!
+//! It owns what a board's firmware owns besides the core: bytes on lines, switches, power. It
+//! speaks no MQTT; [`crate::fleet`] does. Nothing here waits or looks at a clock: time comes in.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use embedded_storage::nor_flash::{ErrorType, NorFlash, ReadNorFlash};
+use node::config::{Config, ConfigError};
+use node::sample::Lines;
+use node::{Identity, Io, Node, RestartCause};
+use sensors::modbus::LineSettings;
+use telemetry::record::Round;
+use telemetry::topic::{Down, Up};
+use telemetry::{MissingReason, Property};
+
+use crate::instrument::{Fault, Instrument};
+use crate::nor::{Nor, NorError};
+use crate::world::{Chance, World};
+
+/// Messages that wait for MQTT; beyond it the node is told that there is no room.
+const OUTBOX_MAX: usize = 64;
+/// Bytes under way on a line; what a babbling probe sends beyond it is lost.
+const LINE_BYTES_MAX: usize = 4_096;
+/// Steps of one [`Host::run`]; the rest waits for the next.
+const STEPS_MAX: usize = 100_000;
+/// Rounds that a ledger remembers; the oldest make room.
+const LEDGER_MAX: usize = 100_000;
+
+/// The flash of a node: stays when the node is gone.
+#[derive(Clone, Debug)]
+pub struct Flash(Arc<Mutex<Nor>>);
+
+impl Flash {
+    /// An erased flash of 4 KiB sectors.
+    pub fn new(sectors: usize) -> Self {
+        Self(Arc::new(Mutex::new(Nor::new(sectors))))
+    }
+
+    /// A flash that holds an image made by [`Flash::image`]; erased beyond its end.
+    pub fn from_image(sectors: usize, image: &[u8]) -> Self {
+        let flash = Self::new(sectors);
+        flash.with(|nor| {
+            for (place, byte) in nor.bytes_mut().iter_mut().zip(image) {
+                *place = *byte;
+            }
+        });
+        flash
+    }
+
+    /// All its bytes.
+    pub fn image(&self) -> Vec<u8> {
+        self.with(|nor| nor.bytes_mut().to_vec())
+    }
+
+    /// Looks at the part, or harms it.
+    pub fn with<T>(&self, of: impl FnOnce(&mut Nor) -> T) -> T {
+        of(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl ErrorType for Flash {
+    type Error = NorError;
+}
+
+impl ReadNorFlash for Flash {
+    const READ_SIZE: usize = <Nor as ReadNorFlash>::READ_SIZE;
+
+    fn read(&mut self, offset: u32, bytes: &mut [u8]) -> Result<(), NorError> {
+        self.with(|nor| nor.read(offset, bytes))
+    }
+
+    fn capacity(&self) -> usize {
+        self.with(|nor| nor.capacity())
+    }
+}
+
+impl NorFlash for Flash {
+    const WRITE_SIZE: usize = <Nor as NorFlash>::WRITE_SIZE;
+    const ERASE_SIZE: usize = <Nor as NorFlash>::ERASE_SIZE;
+
+    fn erase(&mut self, from: u32, to: u32) -> Result<(), NorError> {
+        self.with(|nor| nor.erase(from, to))
+    }
+
+    fn write(&mut self, offset: u32, bytes: &[u8]) -> Result<(), NorError> {
+        self.with(|nor| nor.write(offset, bytes))
+    }
+}
+
+/// A round as it was taken, with the time that only the simulation knows.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Taken {
+    /// Ring it was kept in.
+    pub ring: u32,
+    /// Boot it was taken in.
+    pub boot: u16,
+    /// Time since the simulation began at which it was taken, ms.
+    pub at_ms: u64,
+    /// What was taken.
+    pub round: Round,
+}
+
+/// A direct input: an analogue transmitter or a part on I2C, already in its unit.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Direct {
+    /// What it measures.
+    pub property: Property,
+    /// Where it hangs, m.
+    pub depth_m: f64,
+}
+
+/// What a node is made of.
+pub struct Parts {
+    /// Who it is.
+    pub identity: Identity,
+    /// What it does.
+    pub config: Config,
+    /// Where it stands.
+    pub world: Box<dyn World>,
+    /// Probes, each with its line.
+    pub instruments: Vec<(u8, Instrument)>,
+    /// Direct inputs by number.
+    pub directs: Vec<Direct>,
+    /// Its flash.
+    pub flash: Flash,
+    /// Chance.
+    pub seed: u64,
+}
+
+/// Everything around the core.
+struct Board {
+    world: Box<dyn World>,
+    instruments: Vec<(u8, Instrument)>,
+    directs: Vec<Direct>,
+    /// Bytes under way: line, instant of the last, bytes.
+    under_way: VecDeque<(u8, u64, Vec<u8>)>,
+    outbox: VecDeque<(Up, Vec<u8>)>,
+    chance: Chance,
+    /// Of the simulation, µs.
+    now_us: u64,
+}
+
+impl Lines for Board {
+    fn send(&mut self, bus: u8, line: &LineSettings, frame: &[u8]) {
+        let Self { world, instruments, under_way, now_us, .. } = self;
+        let ends_us = *now_us + line.chars_us(frame.len());
+        for (of, instrument) in instruments.iter_mut().filter(|(of, _)| *of == bus) {
+            let truth = |property, depth_m| world.value(property, depth_m);
+            // A profile that cannot be read is a probe that is not there.
+            let Ok(Some(answer)) = instrument.answer(frame, *line, ends_us, truth) else { continue };
+            let waiting: usize = under_way.iter().map(|(_, _, bytes)| bytes.len()).sum();
+            if waiting + answer.bytes.len() <= LINE_BYTES_MAX {
+                under_way.push_back((*of, ends_us + answer.after_us, answer.bytes));
+            }
+        }
+    }
+
+    fn receive(&mut self, bus: u8, buffer: &mut [u8]) -> usize {
+        let now_us = self.now_us;
+        let Some(index) = self.under_way.iter().position(|(of, at_us, _)| *of == bus && *at_us <= now_us) else {
+            return 0;
+        };
+        let Some((_, _, bytes)) = self.under_way.get_mut(index) else { return 0 };
+        let count = bytes.len().min(buffer.len());
+        buffer[..count].copy_from_slice(&bytes[..count]);
+        bytes.drain(..count);
+        if bytes.is_empty() {
+            self.under_way.remove(index);
+        }
+        count
+    }
+}
+
+impl Io for Board {
+    fn direct(&mut self, input: u8) -> Result<f32, MissingReason> {
+        let direct = self.directs.get(usize::from(input)).ok_or(MissingReason::NoAnswer)?;
+        let value = self.world.value(direct.property, direct.depth_m).ok_or(MissingReason::NoAnswer)?;
+        Ok((value * (1.0 + 0.001 * self.chance.bell())) as f32)
+    }
+
+    fn switch(&mut self, actuator: u8, on: bool) {
+        self.world.switch(actuator, on);
+    }
+
+    fn publish(&mut self, channel: Up, payload: &[u8]) -> bool {
+        let room = self.outbox.len() < OUTBOX_MAX;
+        if room {
+            self.outbox.push_back((channel, payload.to_vec()));
+        }
+        room
+    }
+}
+
+/// A node with everything around it.
+pub struct Host {
+    identity: Identity,
+    config: Config,
+    flash: Flash,
+    node: Option<Node<Flash>>,
+    board: Board,
+    began_utc_ms: i64,
+    booted_us: u64,
+    wake_us: u64,
+    rounds: u32,
+    ledger: VecDeque<Taken>,
+}
+
+impl Host {
+    /// Switches a node on at `now_us` of a simulation that began at this UTC.
+    ///
+    /// # Errors
+    /// When its config is not valid.
+    pub fn new(parts: Parts, began_utc_ms: i64, now_us: u64) -> Result<Self, ConfigError> {
+        let Parts { identity, config, world, instruments, directs, flash, seed } = parts;
+        let (under_way, outbox, chance) = (VecDeque::new(), VecDeque::new(), Chance::new(seed));
+        let board = Board { world, instruments, directs, under_way, outbox, chance, now_us };
+        let (node, ledger) = (None, VecDeque::new());
+        let mut host =
+            Self { identity, config, flash, node, board, began_utc_ms, booted_us: 0, wake_us: 0, rounds: 0, ledger };
+        host.power_on(RestartCause::Power, now_us)?;
+        Ok(host)
+    }
+
+    /// The node, when it has power.
+    pub fn node(&self) -> Option<&Node<Flash>> {
+        self.node.as_ref()
+    }
+
+    /// Its flash, also while it runs.
+    pub fn flash(&self) -> &Flash {
+        &self.flash
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &telemetry::NodeName {
+        &self.identity.name
+    }
+
+    /// Every round it took, oldest first.
+    pub fn ledger(&self) -> impl Iterator<Item = &Taken> {
+        self.ledger.iter()
+    }
+
+    /// UTC at the simulation's beginning, ms.
+    pub fn began_utc_ms(&self) -> i64 {
+        self.began_utc_ms
+    }
+
+    /// When it has to be run again at the latest, µs of the simulation.
+    pub fn wake_us(&self) -> u64 {
+        let arrives = self.board.under_way.iter().map(|(_, at_us, _)| *at_us).min();
+        self.wake_us.min(arrives.unwrap_or(u64::MAX))
+    }
+
+    /// Begins a fault of the probe with this number, or ends its faults.
+    pub fn set_fault(&mut self, instrument: usize, fault: Option<Fault>) {
+        let now_us = self.board.now_us;
+        if let Some((_, instrument)) = self.board.instruments.get_mut(instrument) {
+            instrument.set_fault(fault, now_us);
+        }
+    }
+
+    /// Power fails: what the node did not write is gone.
+    pub fn power_off(&mut self) {
+        self.node = None;
+        self.board.under_way.clear();
+        self.board.outbox.clear();
+        self.wake_us = u64::MAX;
+    }
+
+    /// Power comes back; a node that runs is restarted.
+    ///
+    /// # Errors
+    /// When its config is not valid.
+    pub fn power_on(&mut self, cause: RestartCause, now_us: u64) -> Result<(), ConfigError> {
+        self.power_off();
+        self.flash.with(Nor::power_on);
+        let (flash, config, identity) = (self.flash.clone(), self.config.clone(), self.identity.clone());
+        self.node = Some(Node::boot(flash, config, identity, self.board.chance.bits(), 0, cause)?);
+        (self.booted_us, self.wake_us, self.rounds) = (now_us, now_us, 0);
+        self.board.now_us = self.board.now_us.max(now_us);
+        Ok(())
+    }
+
+    /// Erases the flash: the node loses all that it kept, and what is told of its ring. It has to
+    /// be off.
+    pub fn erase_ring(&mut self) {
+        if self.node.is_none() {
+            self.flash.with(|nor| nor.bytes_mut().fill(0xff));
+        }
+    }
+
+    /// MQTT is connected and subscribed.
+    pub fn connected(&mut self) {
+        let now_us = self.board.now_us.saturating_sub(self.booted_us);
+        if let Some(node) = &mut self.node {
+            node.connected(now_us);
+        }
+        self.wake_us = self.board.now_us;
+    }
+
+    /// MQTT is gone.
+    pub fn disconnected(&mut self) {
+        let now_us = self.board.now_us.saturating_sub(self.booted_us);
+        self.board.outbox.clear();
+        if let Some(node) = &mut self.node {
+            node.disconnected(now_us);
+        }
+        self.wake_us = self.board.now_us;
+    }
+
+    /// A message of a down topic came. Configs are stored and take effect.
+    pub fn message(&mut self, kind: Down, payload: &[u8]) {
+        let now_us = self.board.now_us.saturating_sub(self.booted_us);
+        if let Some(node) = &mut self.node
+            && let Some(config) = node.message(kind, payload, now_us)
+            && node.apply(config.clone(), now_us).is_ok()
+        {
+            self.config = config;
+        }
+        self.wake_us = self.board.now_us;
+    }
+
+    /// What the node wants published next.
+    pub fn next_publish(&mut self) -> Option<(Up, Vec<u8>)> {
+        self.board.outbox.pop_front()
+    }
+
+    /// Lets time pass until `until_us` of the simulation.
+    pub fn run(&mut self, until_us: u64) {
+        for _ in 0..STEPS_MAX {
+            let now_us = self.wake_us().max(self.board.now_us);
+            if now_us > until_us {
+                break;
+            }
+            self.pass(now_us);
+            self.poll();
+        }
+        self.pass(until_us);
+    }
+
+    fn pass(&mut self, now_us: u64) {
+        let by_us = now_us.saturating_sub(self.board.now_us);
+        if by_us > 0 {
+            self.board.now_us = now_us;
+            let utc_ms = self.began_utc_ms.saturating_add_unsigned(now_us / 1_000);
+            self.board.world.step(utc_ms, by_us as f64 / 1e6);
+        }
+    }
+
+    fn poll(&mut self) {
+        let Some(node) = &mut self.node else {
+            self.wake_us = u64::MAX;
+            return;
+        };
+        let now_us = self.board.now_us;
+        let wake_us = node.poll(now_us.saturating_sub(self.booted_us), &mut self.board);
+        self.wake_us = self.booted_us.saturating_add(wake_us);
+        if node.counters().rounds != self.rounds {
+            self.rounds = node.counters().rounds;
+            if self.ledger.len() == LEDGER_MAX {
+                self.ledger.pop_front();
+            }
+            let (round, boot) = (node.round().clone(), node.boot_number());
+            let ring = node.ring().map_or(0, |(id, _, _)| id);
+            self.ledger.push_back(Taken { ring, boot, at_ms: self.booted_us / 1_000 + round.t_ms, round });
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! The demo's nodes on their simulated boards, without a network.
+
+use simulator::host::{Flash, Host};
+use simulator::instrument::Fault;
+use simulator::sites;
+use telemetry::mac::Key;
+use telemetry::{MissingReason, NodeName, Property};
+
+fn keys(node: &NodeName) -> Key {
+    Key::derive(&[7; 32], node)
+}
+
+/// 2026-11-24T00:00 in Fuzhou.
+const BEGAN_MS: i64 = 1_795_449_600_000;
+
+fn hosts(seed: u64) -> Vec<Host> {
+    let parts = sites::all(&keys, seed, |_| Flash::new(sites::FLASH_SECTORS)).unwrap();
+    parts.into_iter().map(|parts| Host::new(parts, BEGAN_MS, 0).unwrap()).collect()
+}
+
+fn missing(reading: &telemetry::record::Reading) -> Option<MissingReason> {
+    match reading.quality {
+        telemetry::Quality::Missing(reason) => Some(reason),
+        _ => None,
+    }
+}
+
+#[test]
+fn after_warming_up_every_channel_of_every_site_has_a_plausible_value() {
+    for mut host in hosts(1) {
+        host.run(200_000_000);
+        let round = &host.ledger().last().unwrap().round;
+        assert_eq!(round.readings.len(), host.node().unwrap().config().channels.len());
+        for reading in &round.readings {
+            assert_eq!(missing(reading), None, "{} {reading:?}", host.name().as_str());
+        }
+    }
+}
+
+#[test]
+fn the_same_seed_gives_the_same_rounds_to_the_last_bit() {
+    let run = |seed| {
+        let mut hosts = hosts(seed);
+        hosts.iter_mut().for_each(|host| host.run(600_000_000));
+        let rounds = |host: &Host| host.ledger().map(|it| it.round.clone()).collect::<Vec<_>>();
+        hosts.iter().map(rounds).collect::<Vec<_>>()
+    };
+    assert_eq!(run(5), run(5));
+    assert_ne!(run(5), run(6));
+}
+
+#[test]
+fn a_probe_that_dies_is_missing_and_its_neighbour_is_not() {
+    let mut host = hosts(1).remove(1);
+    assert_eq!(host.name().as_str(), sites::DYING.0);
+    host.run(200_000_000);
+    host.set_fault(sites::DYING.1, Some(Fault::Silent));
+    host.run(230_000_000);
+    let taken = host.ledger().last().unwrap();
+    let config = host.node().unwrap().config();
+    let oxygen: Vec<_> = taken
+        .round
+        .readings
+        .iter()
+        .zip(&config.channels)
+        .filter(|(_, channel)| channel.property == Property::DissolvedOxygen)
+        .map(|(reading, _)| missing(reading))
+        .collect();
+    assert_eq!(oxygen, [None, Some(MissingReason::NoAnswer)]);
+}
+
+#[test]
+fn a_power_cut_ends_the_boot_and_the_ring_goes_on() {
+    let mut host = hosts(1).remove(0);
+    host.run(300_000_000);
+    let (ring, _, next) = host.node().unwrap().ring().unwrap();
+    let boot = host.node().unwrap().boot_number();
+    host.power_off();
+    host.run(400_000_000);
+    assert!(host.node().is_none());
+    host.power_on(node::RestartCause::Power, 400_000_000).unwrap();
+    host.run(500_000_000);
+    let after = host.node().unwrap();
+    let (ring_after, _, next_after) = after.ring().unwrap();
+    assert_eq!((ring_after, after.boot_number()), (ring, boot + 1));
+    assert!(next_after > next);
+}
+
+#[test]
+fn an_erased_ring_is_a_new_ring() {
+    let mut host = hosts(1).remove(0);
+    host.run(60_000_000);
+    let before = host.node().unwrap().ring().unwrap().0;
+    host.power_off();
+    host.erase_ring();
+    host.power_on(node::RestartCause::Power, 60_000_000).unwrap();
+    assert_ne!(host.node().unwrap().ring().unwrap().0, before);
+}
+
+#[test]
+fn a_flash_image_brings_the_ring_back() {
+    let mut host = hosts(1).remove(3);
+    host.run(60_000_000);
+    let ring = host.node().unwrap().ring().unwrap();
+    let flash = Flash::from_image(sites::FLASH_SECTORS, &host.flash().image());
+    let parts = sites::greenhouse(&keys, 9, flash).unwrap();
+    let again = Host::new(parts, BEGAN_MS, 0).unwrap();
+    assert_eq!(again.node().unwrap().ring().unwrap().0, ring.0);
+    assert!(again.node().unwrap().ring().unwrap().2 > ring.2);
+}
+
+#[test]
+fn a_recording_is_read_value_by_value_through_a_probe() {
+    let text = "Timestamp(UTC),x,Dissolved Oxygen,Temperature\n2018-03-01 1:41,,,1.57\n2018-03-01 1:42,,100.5,\n\
+        2018-03-01 1:43,,,8.25\n";
+    let recording = simulator::recorded::Recording::parse(text).unwrap();
+    let mut node = sites::Builder::new("replay", &keys, 10, 1).unwrap();
+    node.probe(0, 1, "hach-ldo-aqs", 1.0, &[Property::WaterTemperature]).unwrap();
+    let parts = node.build(Box::new(recording), Flash::new(16)).unwrap();
+    let mut host = Host::new(parts, BEGAN_MS, 0).unwrap();
+    host.run(200_000_000);
+    let values: Vec<_> = host.ledger().map(|it| it.round.readings[0].value).collect();
+    // Warm after a minute; 1.57 °C until the second minute ends, then 8.25 °C; hundredths.
+    let near = |wanted: i32| values.iter().any(|value| (value - wanted).abs() <= 5);
+    assert!(near(157) && near(825), "{values:?}");
+}
