@@ -15,6 +15,8 @@ pub mod clock;
 pub mod config;
 pub mod credentials;
 pub mod custody;
+#[cfg(feature = "field")]
+pub mod demo;
 pub mod endpoint;
 pub mod entry;
 pub mod live;

@@ -124,12 +124,20 @@ impl Fleet {
         }
     }
 
-    /// Whether every record of every node is receipted.
-    pub fn is_delivered(&self) -> bool {
-        let mut all = true;
+    /// The next seq of each node's ring, to be asked for with [`Fleet::is_delivered`]; 0 without
+    /// power.
+    pub fn kept(&self) -> Vec<u32> {
+        let mut kept = Vec::with_capacity(self.members.len());
+        self.each(|host| kept.push(host.node().and_then(|node| node.ring()).map_or(0, |(_, _, next)| next)));
+        kept
+    }
+
+    /// Whether the gateway has receipted all that was [`kept`](Fleet::kept) then.
+    pub fn is_delivered(&self, kept: &[u32]) -> bool {
+        let (mut all, mut kept) = (true, kept.iter());
         self.each(|host| {
-            let state = host.node().and_then(|node| Some((node.ring()?.2, node.session().released())));
-            all &= state.is_none_or(|(next, released)| released == Some(next));
+            let released = host.node().and_then(|node| node.session().released()).unwrap_or(0);
+            all &= kept.next().is_none_or(|next| released >= *next);
         });
         all
     }
