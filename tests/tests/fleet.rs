@@ -16,7 +16,7 @@ use simulator::fleet::{Endpoint, Fleet, Order};
 use simulator::host::{Flash, Host};
 use simulator::sites;
 use system_tests::until;
-use telemetry::Property;
+use telemetry::{Property, Quality, Round};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -40,9 +40,10 @@ fn now_ms() -> i64 {
     gateway::clock::SystemClock::new(0).utc().ms
 }
 
-/// Readings that each node took, by what is kept in the history: time of the true clock, and value.
-fn taken(hosts: &[Host]) -> BTreeMap<String, Vec<i64>> {
-    let times = |host: &Host| host.ledger().map(|it| host.began_utc_ms() + it.at_ms as i64).collect();
+/// The rounds that each node took, with the time of the true clock.
+fn taken(hosts: &[Host]) -> BTreeMap<String, Vec<(i64, Round)>> {
+    let times =
+        |host: &Host| host.ledger().map(|it| (host.began_utc_ms() + it.at_ms as i64, it.round.clone())).collect();
     hosts.iter().map(|host| (host.name().to_string(), times(host))).collect()
 }
 
@@ -119,23 +120,41 @@ async fn every_reading_of_simulated_nodes_is_in_the_history_exactly_once() -> Re
         property: property.facts().name.to_owned(),
     };
     let series = [
-        ("fuqing-pond", which("fuqing", "1号塘", "", Property::Ph)),
-        ("fuqing-pond", which("fuqing", "1号塘", "0.3 m", Property::DissolvedOxygen)),
-        ("lianjiang-cage", which("lianjiang", "A1网箱", "4 m", Property::WaterTemperature)),
-        ("pingtan-platform", which("pingtan", "1号平台", "", Property::WaveHeight)),
-        ("minhou-greenhouse", which("minhou", "3号棚", "", Property::SoilMoisture)),
+        ("fuqing-pond", 5, which("fuqing", "1号塘", "", Property::Ph), Property::Ph),
+        ("fuqing-pond", 1, which("fuqing", "1号塘", "0.3 m", Property::DissolvedOxygen), Property::DissolvedOxygen),
+        (
+            "lianjiang-cage",
+            3,
+            which("lianjiang", "A1网箱", "4 m", Property::WaterTemperature),
+            Property::WaterTemperature,
+        ),
+        ("pingtan-platform", 10, which("pingtan", "1号平台", "", Property::WaveHeight), Property::WaveHeight),
+        ("minhou-greenhouse", 4, which("minhou", "3号棚", "", Property::SoilMoisture), Property::SoilMoisture),
     ];
     let (from_ms, to_ms) = (began_ms - 3_600_000, began_ms + 86_400_000);
-    for (node, which) in series {
+    for (node, channel, which, property) in series {
         let taken = &taken[node];
         let rows = until("history", WITHIN, || async {
             reader.rows(&which, from_ms, to_ms, 100_000).ok().filter(|rows| rows.len() >= counts[node])
         })
         .await?;
         assert!(rows.len() <= taken.len(), "{node}: {} rows of {} rounds", rows.len(), taken.len());
-        for (row, at_ms) in rows.iter().zip(taken) {
+        for (row, (at_ms, round)) in rows.iter().zip(taken) {
+            let reading =
+                round.readings.iter().find(|it| it.channel == channel).context("the round has the channel")?;
+            let finest = 10f64.powi(-i32::from(property.facts().digits));
+            match (reading.quality, row.value) {
+                (Quality::Missing(_), None) => {}
+                (Quality::Present { .. }, Some(value)) => {
+                    let kept = f64::from(reading.value) * finest;
+                    assert!((value - kept).abs() < finest / 2.0, "{node} {which:?}: {value}, not {kept}");
+                }
+                other => panic!("{node} {which:?}: {other:?}"),
+            }
             let off_ms = row.time_ms.abs_diff(*at_ms);
             // The stated error holds against the time that only the simulation knows.
+            // Less than half a period, so that a missing or doubled round would show.
+            assert!(row.error_ms < 5_000, "{node}: {} ms", row.error_ms);
             assert!(off_ms <= row.error_ms + 1, "{node} {which:?}: {off_ms} ms off, {} stated", row.error_ms);
         }
     }

@@ -124,3 +124,43 @@ fn a_recording_is_read_value_by_value_through_a_probe() {
     let near = |wanted: i32| values.iter().any(|value| (value - wanted).abs() <= 5);
     assert!(near(157) && near(825), "{values:?}");
 }
+
+#[test]
+fn the_recorded_near_shore_data_plays_through_a_probe() {
+    let path = std::env::var_os("TIANYU_RECORDED").map_or_else(
+        || std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data"),
+        std::path::PathBuf::from,
+    );
+    let path = path.join("near-shore-aquameasure-670364.csv");
+    if !path.exists() {
+        println!("skipped: {} is not there; TIANYU_RECORDED names its folder", path.display());
+        return;
+    }
+    let recording = simulator::recorded::Recording::open(&path).unwrap();
+    assert!(recording.count(Property::WaterTemperature) > 1_000, "{}", recording.count(Property::WaterTemperature));
+    let mut node = sites::Builder::new("replay", &keys, 10, 1).unwrap();
+    node.probe(0, 247, "hach-ldo-aqs", 1.0, &[Property::OxygenSaturation, Property::WaterTemperature]).unwrap();
+    let world = Box::new(recording.at_speed(3_600.0));
+    let mut host = Host::new(node.build(world, Flash::new(64)).unwrap(), BEGAN_MS, 0).unwrap();
+    host.run(3_600_000_000);
+    let values: std::collections::BTreeSet<i32> = host
+        .ledger()
+        .filter(|it| missing(&it.round.readings[0]).is_none())
+        .map(|it| it.round.readings[0].value)
+        .collect();
+    assert!(values.len() > 50, "{} different values", values.len());
+}
+
+#[test]
+fn a_thousand_light_nodes_fit_into_one_process() {
+    let hosts: Vec<Host> = (0..1_000)
+        .map(|number| {
+            let parts = sites::light(&format!("load-{number}"), &keys, 60, number).unwrap();
+            let mut host = Host::new(parts, BEGAN_MS, 0).unwrap();
+            host.run(119_000_000);
+            host
+        })
+        .collect();
+    let rounds: std::collections::BTreeSet<usize> = hosts.iter().map(|host| host.ledger().count()).collect();
+    assert_eq!(rounds, [2].into());
+}
