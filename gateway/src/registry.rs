@@ -362,9 +362,9 @@ mod tests {
             ("name = \"2号塘\"", "name = \"1号塘\"", 15, "another unit"),
             ("name = \"1号塘\"", "name = \"a\\nb\"", 10, "no line breaks"),
             ("unit = \"2号塘\"", "unit = \"3号塘\"", 36, "it has \"1号塘\", \"2号塘\""),
-            ("\"1\" = \"1.5 m\"", "\"x\" = \"1.5 m\"", 29, "channels are 0 to 31"),
-            ("name = \"pond-7\"", "name = \"Pond 7\"", 20, "a-z, 0-9"),
-            ("since = 2026-03-01T08:00:00+08:00", "since = 2026-03-01", 23, "offset"),
+            ("\"1\" = \"1.5 m\"", "\"x\" = \"1.5 m\"", 30, "channels are 0 to 31"),
+            ("name = \"pond-7\"", "name = \"Pond 7\"", 21, "a-z, 0-9"),
+            ("since = 2026-03-01T08:00:00+08:00", "since = 2026-03-01", 24, "offset"),
             ("kind = \"pond\"", "kind = \"pnd\"", 11, "pond"),
             ("title = \"福清一号养殖场\"", "titel = \"x\"", 6, "titel"),
         ] {
