@@ -16,11 +16,11 @@ use std::time::Duration;
 use anyhow::Context as _;
 use simulator::clock::{Clock as _, RunningClock};
 use simulator::fleet::{Endpoint, Fleet, Order};
-use simulator::host::{Flash, Host, Parts};
+use simulator::host::{Flash, Host};
 use simulator::instrument::Fault;
 use simulator::recorded::Recording;
-use simulator::sites::{self, Builder};
-use telemetry::{NodeName, Property};
+use simulator::sites;
+use telemetry::NodeName;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -38,28 +38,6 @@ const SAVE_EVERY: Duration = Duration::from_secs(30);
 const STOP_WITHIN: Duration = Duration::from_secs(5);
 /// Fastest: a receipt's round trip is bounded in simulated time, and must stay within it.
 pub const SPEED_MAX: f64 = 60.0;
-/// The node that plays a recording.
-const RECORDED: &str = "recorded-shore";
-/// Where the registry gains the node that plays a recording.
-const RECORDED_TOML: &str = r#"
-[[site]]
-name = "recorded"
-title = "近岸记录回放"
-adcode = 350122
-
-[[site.unit]]
-name = "记录"
-kind = "cage"
-
-[[node]]
-name = "recorded-shore"
-
-[[node.at]]
-since = 2020-01-01T00:00:00+08:00
-site = "recorded"
-unit = "记录"
-"#;
-
 /// What a demonstration is told.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -71,8 +49,9 @@ pub struct Options {
     pub influx: Option<config::Influx>,
     /// Simulated seconds a real second, 0.1–[`SPEED_MAX`].
     pub speed: f64,
-    /// The recorded near-shore CSV, played by a fifth node.
-    pub recorded: Option<PathBuf>,
+    /// A recorded near-shore series that the upper probe of the near-shore cage replays, and how
+    /// many recorded seconds pass in a simulated one.
+    pub recorded: Option<(PathBuf, f64)>,
     /// Chance: the same seed gives the same places.
     pub seed: u64,
 }
@@ -99,18 +78,18 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
     anyhow::ensure!((0.1..=SPEED_MAX).contains(&speed), "the speed is {speed}: it can be 0.1 to {SPEED_MAX}");
     std::fs::create_dir_all(&data_dir).with_context(|| format!("make {}", data_dir.display()))?;
     let recording = match &recorded {
-        Some(path) => Some(Recording::open(path).with_context(|| format!("read {}", path.display()))?),
+        Some((path, speed)) => {
+            Some(Recording::open(path).with_context(|| format!("read {}", path.display()))?.at_speed(*speed))
+        }
         None => None,
     };
 
     // Files, tokens and places.
     let registry = data_dir.join("sites.toml");
-    let text =
-        if recording.is_some() { format!("{}{RECORDED_TOML}", sites::SITES_TOML) } else { sites::SITES_TOML.into() };
-    std::fs::write(&registry, text).with_context(|| format!("write {}", registry.display()))?;
+    std::fs::write(&registry, sites::SITES_TOML).with_context(|| format!("write {}", registry.display()))?;
     let began_utc_ms = began(&data_dir)?;
     let mut credentials = Credentials::open(&data_dir)?;
-    let parts = places(&data_dir, &credentials, recording, seed)?;
+    let parts = sites::all(&|name| credentials.key(name), seed, |name| flash(&data_dir, name), recording)?;
     let clock = RunningClock::new(began_utc_ms, speed);
     let mut hosts = Vec::with_capacity(parts.len());
     for parts in parts {
@@ -174,25 +153,6 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
     gateway_stop.cancel();
     gateway_runs.await.context("stop the gateway")??;
     shown
-}
-
-/// The nodes in their places, on the flash that an earlier run left.
-fn places(
-    data_dir: &Path,
-    credentials: &Credentials,
-    recording: Option<Recording>,
-    seed: u64,
-) -> anyhow::Result<Vec<Parts>> {
-    let key = |name: &NodeName| credentials.key(name);
-    let mut parts = sites::all(&key, seed, |name| flash(data_dir, name))?;
-    if let Some(recording) = recording {
-        let mut node = Builder::new(RECORDED, &key, 10, seed)?;
-        let measured = [Property::DissolvedOxygen, Property::OxygenSaturation, Property::WaterTemperature];
-        node.probe(0, 247, "hach-ldo-aqs", 1.0, &measured)?;
-        // Its rows are hours apart: at 600 a value holds for about ten seconds.
-        parts.push(node.build(Box::new(recording.at_speed(600.0)), flash(data_dir, RECORDED))?);
-    }
-    Ok(parts)
 }
 
 /// Shows what comes, lets the probe die that has to, and saves from time to time.

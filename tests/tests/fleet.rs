@@ -56,7 +56,7 @@ async fn every_reading_of_simulated_nodes_is_in_the_history_exactly_once() -> Re
     let began_ms = now_ms();
     let mut credentials = Credentials::open(&data_dir)?;
     let key = |name: &telemetry::NodeName| credentials.key(name);
-    let parts = sites::all(&key, 11, |_| Flash::new(sites::FLASH_SECTORS))?;
+    let parts = sites::all(&key, 11, |_| Flash::new(sites::FLASH_SECTORS), None)?;
     let clock = RunningClock::new(began_ms, SPEED);
     let mut hosts = Vec::new();
     for parts in parts {

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use telemetry::Property;
 
-use crate::world::{World, oxygen_saturation_mg_l};
+use crate::world::{Cage, World, oxygen_saturation_mg_l};
 
 /// Salinity of the place where the recording was made, for mg/L from %: open shore of Nova Scotia.
 const SALINITY: f64 = 31.0;
@@ -132,6 +132,38 @@ impl World for Recording {
     }
 
     fn switch(&mut self, _actuator: u8, _on: bool) {}
+}
+
+/// How deep a recorded value holds, m: the logger hung near the surface.
+const DEPTH_M: f64 = 2.0;
+
+/// A cage whose upper water is a recording; what that does not tell is the cage's own.
+pub struct RecordedCage {
+    recording: Recording,
+    cage: Cage,
+}
+
+impl RecordedCage {
+    /// The recording begins to play in this cage.
+    pub fn new(recording: Recording, cage: Cage) -> Self {
+        Self { recording, cage }
+    }
+}
+
+impl World for RecordedCage {
+    fn step(&mut self, utc_ms: i64, dt_s: f64) {
+        self.recording.step(utc_ms, dt_s);
+        self.cage.step(utc_ms, dt_s);
+    }
+
+    fn value(&self, property: Property, depth_m: f64) -> Option<f64> {
+        let recorded = if depth_m <= DEPTH_M { self.recording.value(property, depth_m) } else { None };
+        recorded.or_else(|| self.cage.value(property, depth_m))
+    }
+
+    fn switch(&mut self, actuator: u8, on: bool) {
+        self.cage.switch(actuator, on);
+    }
 }
 
 /// `2018-03-01 1:41`, UTC, as ms since 1970.

@@ -12,6 +12,7 @@ use telemetry::{NodeName, Property};
 
 use crate::host::{Direct, Flash, Parts};
 use crate::instrument::{Fault, Instrument};
+use crate::recorded::{RecordedCage, Recording};
 use crate::world::{Cage, Greenhouse, Pond, World};
 
 /// The registry of these places, as `sites.toml`.
@@ -188,11 +189,16 @@ pub fn pond(keys: Keys<'_>, seed: u64, flash: Flash) -> Result<Parts, SiteError>
 }
 
 /// The cage of Lianjiang: two oxygen probes at two depths, salinity and current. The deeper probe
-/// is the one that dies ([`DYING`]).
+/// is the one that dies ([`DYING`]). With a `recording`, the upper one replays it.
 ///
 /// # Errors
 /// Never, unless a built-in profile changes.
-pub fn near_shore_cage(keys: Keys<'_>, seed: u64, flash: Flash) -> Result<Parts, SiteError> {
+pub fn near_shore_cage(
+    keys: Keys<'_>,
+    seed: u64,
+    flash: Flash,
+    recording: Option<Recording>,
+) -> Result<Parts, SiteError> {
     use Property::{CurrentSpeed, DissolvedOxygen, Level, Salinity, WaterTemperature};
     let mut node = Builder::new(NODES[1], keys, PERIOD_S, seed)?;
     for (address, depth_m) in [(1, 1.0), (2, 4.0)] {
@@ -202,7 +208,11 @@ pub fn near_shore_cage(keys: Keys<'_>, seed: u64, flash: Flash) -> Result<Parts,
         node.direct(property, 1.0)?;
     }
     node.config_mut().salinity_psu = 30.0;
-    node.build(Box::new(Cage::near_shore(seed)), flash)
+    let cage = Cage::near_shore(seed);
+    match recording {
+        Some(recording) => node.build(Box::new(RecordedCage::new(recording, cage)), flash),
+        None => node.build(Box::new(cage), flash),
+    }
 }
 
 /// The probe that dies: its node, its number, and after how long, s.
@@ -245,14 +255,20 @@ pub fn greenhouse(keys: Keys<'_>, seed: u64, flash: Flash) -> Result<Parts, Site
     node.build(Box::new(Greenhouse::new(seed)), flash)
 }
 
-/// Sets up the four nodes; `flash` gives each its flash by name.
+/// Sets up the four nodes; `flash` gives each its flash by name, and the near-shore cage replays
+/// a `recording`.
 ///
 /// # Errors
 /// Never, unless a built-in profile changes.
-pub fn all(keys: Keys<'_>, seed: u64, mut flash: impl FnMut(&str) -> Flash) -> Result<Vec<Parts>, SiteError> {
+pub fn all(
+    keys: Keys<'_>,
+    seed: u64,
+    mut flash: impl FnMut(&str) -> Flash,
+    recording: Option<Recording>,
+) -> Result<Vec<Parts>, SiteError> {
     Ok(vec![
         pond(keys, seed, flash(NODES[0]))?,
-        near_shore_cage(keys, seed ^ 1, flash(NODES[1]))?,
+        near_shore_cage(keys, seed ^ 1, flash(NODES[1]), recording)?,
         deep_sea_platform(keys, seed ^ 2, flash(NODES[2]))?,
         greenhouse(keys, seed ^ 3, flash(NODES[3]))?,
     ])

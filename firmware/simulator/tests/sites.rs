@@ -14,7 +14,7 @@ fn keys(node: &NodeName) -> Key {
 const BEGAN_MS: i64 = 1_795_449_600_000;
 
 fn hosts(seed: u64) -> Vec<Host> {
-    let parts = sites::all(&keys, seed, |_| Flash::new(sites::FLASH_SECTORS)).unwrap();
+    let parts = sites::all(&keys, seed, |_| Flash::new(sites::FLASH_SECTORS), None).unwrap();
     parts.into_iter().map(|parts| Host::new(parts, BEGAN_MS, 0).unwrap()).collect()
 }
 

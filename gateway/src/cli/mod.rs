@@ -1,6 +1,8 @@
 //! The commands. Exit codes: 0 well, 1 something went wrong, 2 the command line is wrong (by
 //! clap), 3 what was checked is wrong.
 
+#[cfg(feature = "field")]
+mod demo;
 mod inspect;
 
 use std::path::PathBuf;
@@ -8,7 +10,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::{CommandFactory as _, Parser, Subcommand};
-use gateway::config::Config;
+use gateway::config::{Config, Log};
 use gateway::credentials::Credentials;
 use gateway::registry::Registry;
 use gateway::{Surroundings, listing, run};
@@ -35,6 +37,9 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
     },
+    /// Show it all at once: a gateway and four simulated sites in this process, nothing to install
+    #[cfg(feature = "field")]
+    Demo(demo::DemoArguments),
     /// Check configuration and registry files: file, line, column, what is wrong, what would be right
     Check {
         /// tianyu.toml or sites.toml files
@@ -133,6 +138,8 @@ pub(crate) fn main(arguments: Arguments) -> ExitCode {
 fn command(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Run { config } => run_gateway(&config),
+        #[cfg(feature = "field")]
+        Command::Demo(arguments) => demo::run(arguments),
         Command::Check { files } => check(&files),
         Command::Node { data, command } => node(&data, &command),
         Command::Spool { data, command } => match command {
@@ -160,26 +167,39 @@ fn run_gateway(path: &std::path::Path) -> anyhow::Result<ExitCode> {
         eprintln!("{}", listing(&complaints));
         return Ok(ExitCode::from(WRONG));
     }
-    let filter = tracing_subscriber::EnvFilter::try_new(&config.log.filter).context("read log.filter")?;
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_target(false).with_writer(std::io::stderr);
-    if config.log.json {
-        log.json().init()
-    } else {
-        log.init()
-    }
+    log_to_stderr(&config.log)?;
     let metrics = metrics_exporter_prometheus::PrometheusBuilder::new().install_recorder()?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(async {
-        let shutdown = CancellationToken::new();
-        tokio::spawn(until_told(shutdown.clone()));
+    until_told(async |shutdown| {
         let surroundings = Surroundings::from(&config, Some(metrics)).await?;
         run(config, surroundings, shutdown, |_| tracing::info!("ready")).await
     })?;
     Ok(ExitCode::SUCCESS)
 }
 
+/// Starts logging, one line an event.
+fn log_to_stderr(settings: &Log) -> anyhow::Result<()> {
+    let filter = tracing_subscriber::EnvFilter::try_new(&settings.filter).context("read log.filter")?;
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_target(false).with_writer(std::io::stderr);
+    if settings.json {
+        log.json().init()
+    } else {
+        log.init()
+    }
+    Ok(())
+}
+
+/// Runs `work` on a runtime of its own until it ends; SIGINT and SIGTERM ask it to.
+fn until_told<F: Future<Output = anyhow::Result<()>>>(work: impl FnOnce(CancellationToken) -> F) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let shutdown = CancellationToken::new();
+        tokio::spawn(signals(shutdown.clone()));
+        work(shutdown).await
+    })
+}
+
 /// Waits for SIGINT or SIGTERM; a second one ends the process at once.
-async fn until_told(shutdown: CancellationToken) {
+async fn signals(shutdown: CancellationToken) {
     use tokio::signal::unix::{SignalKind, signal};
     let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
     else {
