@@ -1,12 +1,12 @@
 //! The gateway over HTTP: JSON for people and programs, metrics for Prometheus, health for
-//! whoever restarts things. Read-only, but for what a person decides about held entries.
+//! whoever restarts things. Read-only: it has no log-in, so it changes nothing.
 
 use std::sync::Arc;
 
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Json, Response};
-use axum::routing::{get, post};
+use axum::routing::get;
 use axum::{Router, serve};
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde_json::json;
@@ -38,8 +38,6 @@ pub async fn run(
         .route("/api/v1/pipeline", get(pipeline))
         .route("/api/v1/held", get(held))
         .route("/api/v1/held/{index}", get(held_one))
-        .route("/api/v1/held/{index}/drop", post(held_drop))
-        .route("/api/v1/held/resolve", post(held_resolve))
         .with_state(Shared { gateway, metrics });
     serve(listener, router).with_graceful_shutdown(async move { shutdown.cancelled().await }).await
 }
@@ -55,14 +53,15 @@ async fn index() -> Json<serde_json::Value> {
 /// 200 while reports can be taken in; 503 with the reason when not.
 async fn health(State(shared): State<Shared>) -> Response {
     let pipeline = shared.gateway.pipeline();
-    let ill = pipeline.sinks.iter().find(|s| s.required && s.error.is_some());
-    match ill {
-        None => Json(json!({ "status": "ok", "clock_known_good": pipeline.clock_known_good })).into_response(),
-        Some(sink) => {
-            let body = json!({ "status": "degraded", "sink": sink.name, "error": sink.error });
-            (StatusCode::SERVICE_UNAVAILABLE, Json(body)).into_response()
+    let sink = pipeline.sinks.iter().find(|s| s.required && s.error.is_some());
+    let ill = match (&pipeline.refusing, sink) {
+        (Some(why), _) => json!({ "status": "refusing", "error": why }),
+        (None, Some(sink)) => json!({ "status": "degraded", "sink": sink.name, "error": sink.error }),
+        (None, None) => {
+            return Json(json!({ "status": "ok", "clock_known_good": pipeline.clock_known_good })).into_response();
         }
-    }
+    };
+    (StatusCode::SERVICE_UNAVAILABLE, Json(ill)).into_response()
 }
 
 async fn prometheus(State(shared): State<Shared>) -> String {
@@ -108,24 +107,10 @@ async fn held_one(State(shared): State<Shared>, Path(index): Path<u64>) -> Respo
             let payload: String = w.payload.iter().map(|b| format!("{b:02x}")).collect();
             Json(json!({
                 "node": w.node, "ring": w.ring, "from": w.from, "count": w.count,
-                "arrived_ms": w.arrived_ms, "reason": w.reason.text(), "payload": payload,
+                "arrived_ms": w.arrived_ms, "reason": w.reason.text(), "remedy": w.reason.remedy(), "payload": payload,
             }))
             .into_response()
         }
         None => (StatusCode::NOT_FOUND, Json(json!({ "error": "nothing waits under this index" }))).into_response(),
     }
-}
-
-async fn held_drop(State(shared): State<Shared>, Path(index): Path<u64>, by: String) -> Response {
-    if by.trim().is_empty() {
-        let error = json!({ "error": "say who drops it and why, as the request's text" });
-        return (StatusCode::BAD_REQUEST, Json(error)).into_response();
-    }
-    let dropped = shared.gateway.acceptor().drop_held(index, by);
-    let status = if dropped { StatusCode::OK } else { StatusCode::NOT_FOUND };
-    (status, Json(json!({ "dropped": dropped }))).into_response()
-}
-
-async fn held_resolve(State(shared): State<Shared>) -> Response {
-    Json(json!({ "accepted": shared.gateway.acceptor().resolve_all() })).into_response()
 }

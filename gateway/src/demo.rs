@@ -114,7 +114,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
     };
     // At real speed the machine's own clock is the truth, and stays it when it is set.
     let gateway_clock: Arc<dyn Clock> = if (speed - 1.0).abs() < f64::EPSILON && began_utc_ms <= now_ms() {
-        Arc::new(SystemClock::new(0))
+        Arc::new(SystemClock::new())
     } else {
         Arc::new(Simulated(clock.clone()))
     };
@@ -272,7 +272,7 @@ fn token() -> anyhow::Result<String> {
 }
 
 fn now_ms() -> i64 {
-    SystemClock::new(0).utc().ms
+    SystemClock::new().utc().ms
 }
 
 /// UTC at which this run begins: now, but never before an earlier run's end, which may lie ahead

@@ -13,6 +13,7 @@ pub mod api;
 pub mod broker;
 pub mod clock;
 pub mod config;
+pub mod control;
 pub mod credentials;
 pub mod custody;
 #[cfg(feature = "field")]
@@ -33,6 +34,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use serde::Serialize;
 use spool::{Disk, Options, Spool};
 use tokio::net::TcpListener;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::accept::{Acceptor, Limits, Needs};
@@ -47,8 +49,10 @@ use crate::sinks::feed::{self, Feed, Influx};
 use crate::sinks::history::{self, History};
 use crate::sinks::influx;
 
-/// How often waiting entries, files and the spool's room are looked at.
+/// How often files and the spool's room are looked at.
 const CARE_EVERY: Duration = Duration::from_secs(2);
+/// How often what waits for a date is looked at again without a new reason.
+const UNDATED_EVERY: Duration = Duration::from_secs(60);
 
 /// What a gateway is given besides its configuration.
 pub struct Surroundings {
@@ -63,8 +67,12 @@ pub struct Surroundings {
 }
 
 impl Surroundings {
-    /// The machine's clock, and sockets as configured.
-    pub async fn from(config: &Config, metrics: Option<PrometheusHandle>) -> anyhow::Result<Self> {
+    /// Sockets as configured.
+    pub async fn from(
+        config: &Config,
+        clock: Arc<dyn Clock>,
+        metrics: Option<PrometheusHandle>,
+    ) -> anyhow::Result<Self> {
         let mut mqtt = Vec::new();
         for address in config.endpoint.iter().flat_map(|e| &e.listen) {
             mqtt.push(TcpListener::bind(address).await.with_context(|| format!("listen on {address} (MQTT)"))?);
@@ -76,7 +84,7 @@ impl Surroundings {
             }
             None => None,
         };
-        Ok(Self { clock: Arc::new(clock::SystemClock::new(0)), mqtt, http, metrics })
+        Ok(Self { clock, mqtt, http, metrics })
     }
 }
 
@@ -87,6 +95,7 @@ pub struct Gateway {
     live: Arc<Live>,
     clock: Arc<dyn Clock>,
     feeds: Vec<feed::Handle>,
+    reload: Notify,
 }
 
 /// The pipeline's state as the API shows it.
@@ -94,6 +103,8 @@ pub struct Gateway {
 pub struct Pipeline {
     /// Whether the gateway's clock is believed.
     pub clock_known_good: bool,
+    /// Why reports are not taken now; nodes keep them.
+    pub refusing: Option<String>,
     /// Bytes in the spool.
     pub spool_bytes: u64,
     /// Segments of the spool.
@@ -131,17 +142,23 @@ impl Gateway {
         self.clock.utc().ms
     }
 
+    /// Reads registry and credentials again, whether or not their files look changed.
+    pub fn reload(&self) {
+        self.reload.notify_one();
+    }
+
     /// How the pipeline stands.
     pub fn pipeline(&self) -> Pipeline {
         let usage = self.acceptor.spool().usage();
         Pipeline {
             clock_known_good: self.clock.utc().known_good,
+            refusing: self.acceptor.refusing(),
             spool_bytes: usage.bytes,
             spool_segments: usage.segments,
             spool_oldest: usage.oldest,
             spool_synced: usage.synced,
             spool_failures: usage.failures,
-            held: self.acceptor.waiting().len(),
+            held: self.acceptor.held_count(),
             sinks: self.feeds.iter().map(feed::Handle::status).collect(),
         }
     }
@@ -193,8 +210,18 @@ pub async fn run(
 
     // Downstream: the sinks.
     let feeds = sinks(&config, &acceptor)?;
-    let gateway =
-        Arc::new(Gateway { acceptor: Arc::clone(&acceptor), registry: ArcSwap::new(registry), live, clock, feeds });
+    let shared = acceptor.shared_series();
+    if !shared.is_empty() {
+        tracing::error!(complaints = listing(&shared), "these readings wait in the held log");
+    }
+    let gateway = Arc::new(Gateway {
+        acceptor: Arc::clone(&acceptor),
+        registry: ArcSwap::new(registry),
+        live,
+        clock,
+        feeds,
+        reload: Notify::new(),
+    });
 
     // Upstream: whoever brings reports.
     let tasks = tokio_util::task::TaskTracker::new();
@@ -241,6 +268,13 @@ pub async fn run(
             }
         });
     }
+    let orders = (control::socket(&config.data_dir), Arc::clone(&gateway), shutdown.clone());
+    tasks.spawn(async move {
+        let (path, gateway, shutdown) = orders;
+        if let Err(error) = control::run(&path, gateway, shutdown).await {
+            tracing::error!(path = %path.display(), %error, "take orders; tianyu held can only look");
+        }
+    });
     started(Arc::clone(&gateway));
 
     care(&config, &gateway, &shutdown).await;
@@ -253,40 +287,57 @@ pub async fn run(
     Ok(())
 }
 
-/// Looks after what changes slowly: files, waiting entries, the spool's room.
+/// Looks after what changes slowly: files, waiting entries, the clock, the spool's room.
 async fn care(config: &Config, gateway: &Arc<Gateway>, shutdown: &CancellationToken) {
     let mut seen = modified(config);
     let mut wrong: Option<String> = None;
+    let mut clock_known = true;
+    let mut undated_at = tokio::time::Instant::now() + UNDATED_EVERY;
+    let mut ticks = tokio::time::interval(CARE_EVERY);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
+        let mut asked = false;
         tokio::select! {
             () = shutdown.cancelled() => return,
-            () = tokio::time::sleep(CARE_EVERY) => {}
+            () = gateway.acceptor.due() => {}
+            () = gateway.reload.notified() => asked = true,
+            _ = ticks.tick() => {}
         }
         let now = modified(config);
-        if now != seen {
+        if asked || now != seen {
             seen = now;
             if let Err(error) = gateway.acceptor.reload_credentials() {
                 tracing::error!(%error, "reload credentials; the old ones stay in force");
             }
-            match Registry::load(&config.sites) {
-                Ok(registry) => {
-                    let registry = Arc::new(registry);
-                    gateway.registry.store(Arc::clone(&registry));
-                    gateway.acceptor.set_registry(registry);
-                    tracing::info!("the registry was read again");
-                    wrong = None;
-                }
-                Err(complaints) => {
-                    let text = listing(&complaints);
-                    if wrong.as_ref() != Some(&text) {
-                        tracing::error!(complaints = text, "the registry is wrong; the old one stays in force");
-                    }
-                    wrong = Some(text);
-                }
+            wrong = reload_registry(config, gateway, wrong);
+        }
+        let known = gateway.clock.utc().known_good;
+        if known != clock_known {
+            clock_known = known;
+            match known {
+                true => tracing::info!("the machine's clock is known good again"),
+                false => tracing::error!(
+                    now_ms = gateway.now_ms(),
+                    "the machine's clock is not believed: it is before what has been dated already, or far beyond; \
+                     records of nodes without a clock of their own wait until it is set (or: run --trust-clock)"
+                ),
             }
         }
-        if !gateway.acceptor.waiting().is_empty() {
-            gateway.acceptor.resolve_all();
+        let undated = known && tokio::time::Instant::now() >= undated_at;
+        if undated {
+            undated_at = tokio::time::Instant::now() + UNDATED_EVERY;
+        }
+        let acceptor = Arc::clone(&gateway.acceptor);
+        let looked = tokio::task::spawn_blocking(move || {
+            acceptor.offer_utc();
+            if undated {
+                acceptor.resolve_undated();
+            }
+            acceptor.resolve_due();
+            acceptor.let_go();
+        });
+        if let Err(error) = looked.await {
+            tracing::error!(%error, "look after the held log");
         }
         // Room is made before the budget is reached, so that nothing needs to be refused.
         let usage = gateway.acceptor.spool().usage();
@@ -295,6 +346,28 @@ async fn care(config: &Config, gateway: &Arc<Gateway>, shutdown: &CancellationTo
             for feed in &gateway.feeds {
                 feed.make_room();
             }
+        }
+    }
+}
+
+/// Reads the registry again; what is wrong with it, so that the same is not said twice.
+fn reload_registry(config: &Config, gateway: &Gateway, wrong: Option<String>) -> Option<String> {
+    let loaded = Registry::load(&config.sites).and_then(|registry| {
+        let registry = Arc::new(registry);
+        gateway.acceptor.set_registry(Arc::clone(&registry)).map(|()| registry)
+    });
+    match loaded {
+        Ok(registry) => {
+            gateway.registry.store(registry);
+            tracing::info!("the registry was read again");
+            None
+        }
+        Err(complaints) => {
+            let text = listing(&complaints);
+            if wrong.as_ref() != Some(&text) {
+                tracing::error!(complaints = text, "the registry is wrong; the old one stays in force");
+            }
+            Some(text)
         }
     }
 }

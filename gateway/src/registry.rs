@@ -1,14 +1,15 @@
 //! The registry: sites, their units, and where each node's channels stand since when. Read from
 //! `sites.toml` files; a reading is placed by its phenomenon time.
 //!
-//! Only names are decided here. What a channel measures is the node's description; whether two
-//! channels would share a series is seen where both are known, at acceptance.
+//! What a channel measures is not decided here but by the node's description; whether two channels
+//! would share a series is seen where both are known.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
-use telemetry::NodeName;
+use telemetry::record::Description;
+use telemetry::{NodeName, Property};
 
 use crate::config::{self, Complaint};
 use crate::entry::Place;
@@ -41,6 +42,8 @@ struct File {
     site: Vec<SiteEntry>,
     #[serde(default)]
     node: Vec<NodeEntry>,
+    #[serde(default)]
+    climatology: Vec<ClimatologyEntry>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -127,14 +130,40 @@ struct Stay {
     since_ms: i64,
     home: Place,
     channels: BTreeMap<u8, Place>,
+    /// For a complaint about it: where it stands.
+    stands: Complaint,
+}
+
+/// A season's usual range of a property, as a farm states it.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ClimatologyEntry {
+    property: toml::Spanned<String>,
+    months: toml::Spanned<Vec<u8>>,
+    min: toml::Spanned<f64>,
+    max: f64,
+    site: Option<toml::Spanned<String>>,
+    unit: Option<toml::Spanned<String>>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+struct Climatology {
+    /// Bit n: month n, 1 to 12.
+    months: u16,
+    min: f64,
+    max: f64,
+    site: Option<String>,
+    unit: Option<String>,
 }
 
 /// All files together.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Registry {
     sites: Vec<Site>,
     /// Stays of each node by rising `since`.
     nodes: BTreeMap<String, Vec<Stay>>,
+    /// Usual ranges by property, those of a unit before those of a site before all others.
+    climatology: BTreeMap<Property, Vec<Climatology>>,
 }
 
 impl Registry {
@@ -154,6 +183,7 @@ impl Registry {
         }
         for (path, file, text) in &read {
             registry.add_nodes(path, file, text, &mut complaints);
+            registry.add_climatology(path, file, text, &mut complaints);
         }
         if complaints.is_empty() { Ok(registry) } else { Err(complaints) }
     }
@@ -196,10 +226,8 @@ impl Registry {
             }
             let mut stays = Vec::new();
             for at in &entry.at {
-                match self.stay(at, &mut complain) {
-                    Some(stay) => stays.push(stay),
-                    None => continue,
-                }
+                let stands = Complaint::at(path, text, at.unit.span().start, "");
+                stays.extend(self.stay(at, stands, &mut complain));
             }
             stays.sort_by_key(|stay: &Stay| stay.since_ms);
             if stays.windows(2).any(|w| w[0].since_ms == w[1].since_ms) {
@@ -214,7 +242,7 @@ impl Registry {
         }
     }
 
-    fn stay(&self, at: &AtEntry, complain: &mut impl FnMut(usize, String)) -> Option<Stay> {
+    fn stay(&self, at: &AtEntry, stands: Complaint, complain: &mut impl FnMut(usize, String)) -> Option<Stay> {
         let since = at.since.get_ref().to_string();
         let since_ms = match since.parse::<jiff::Timestamp>() {
             Ok(instant) => instant.as_millisecond(),
@@ -270,7 +298,101 @@ impl Registry {
         for (offset, key) in wrong {
             complain(offset, format!("\"{key}\" is no channel: channels are 0 to 31"));
         }
-        Some(Stay { since_ms, home, channels })
+        Some(Stay { since_ms, home, channels, stands })
+    }
+
+    fn add_climatology(&mut self, path: &Path, file: &File, text: &str, complaints: &mut Vec<Complaint>) {
+        for entry in &file.climatology {
+            let mut complain = |at: usize, what: String| complaints.push(Complaint::at(path, text, at, what));
+            let name = entry.property.get_ref();
+            let Some(property) = Property::from_name(name) else {
+                let all: Vec<_> = Property::ALL.iter().map(|p| p.name()).collect();
+                complain(
+                    entry.property.span().start,
+                    format!("there is no property \"{name}\"; there are {}", all.join(", ")),
+                );
+                continue;
+            };
+            let (months, min, max) = (entry.months.get_ref(), *entry.min.get_ref(), entry.max);
+            if months.is_empty() || months.iter().any(|m| !(1..=12).contains(m)) {
+                complain(entry.months.span().start, "months are numbers from 1 to 12, such as [6, 7, 8]".into());
+            }
+            // Also when one of them is not a number.
+            if !(min.is_finite() && max.is_finite() && min < max) {
+                complain(entry.min.span().start, format!("min {min} is not below max {max}"));
+            }
+            let oxygen = matches!(property, Property::DissolvedOxygen | Property::OxygenSaturation);
+            if oxygen && min as f32 > property.facts().min {
+                complain(
+                    entry.min.span().start,
+                    format!(
+                        "low oxygen is an emergency and never implausible: write min = {}, and set an alarm instead",
+                        property.facts().min
+                    ),
+                );
+            }
+            let site = entry.site.as_ref().map(|site| {
+                if !self.sites.iter().any(|s| s.name == *site.get_ref()) {
+                    complain(site.span().start, format!("there is no site \"{}\"", site.get_ref()));
+                }
+                site.get_ref().clone()
+            });
+            let unit = entry.unit.as_ref().map(|unit| {
+                let there = self.sites.iter().filter(|s| Some(&s.name) == site.as_ref()).flat_map(|s| &s.units);
+                if !there.into_iter().any(|u| u.name == *unit.get_ref()) {
+                    complain(
+                        unit.span().start,
+                        format!("there is no unit \"{}\" at the site named here", unit.get_ref()),
+                    );
+                }
+                unit.get_ref().clone()
+            });
+            let months = months.iter().fold(0u16, |bits, month| bits | 1u16.checked_shl((*month).into()).unwrap_or(0));
+            let of = self.climatology.entry(property).or_default();
+            of.push(Climatology { months, min, max, site, unit });
+            of.sort_by_key(|it| (it.unit.is_none(), it.site.is_none()));
+        }
+    }
+
+    /// The usual range of a property at a place in the month of `at_ms` (UTC+8), where a farm has
+    /// stated one.
+    pub fn climatology(&self, place: &Place, property: Property, at_ms: i64) -> Option<(f64, f64)> {
+        let all = self.climatology.get(&property)?;
+        let local = jiff::tz::offset(8).to_datetime(jiff::Timestamp::from_millisecond(at_ms).ok()?);
+        let month = 1u16.checked_shl(u32::from(local.month().unsigned_abs())).unwrap_or(0);
+        let holds = |it: &&Climatology| {
+            it.months & month != 0
+                && it.site.as_ref().is_none_or(|site| *site == place.site)
+                && it.unit.as_ref().is_none_or(|unit| *unit == place.unit)
+        };
+        all.iter().find(holds).map(|it| (it.min, it.max))
+    }
+
+    /// Channels of a node that would share a series: same place, same property.
+    pub fn shared_series(&self, node: &str, description: &Description) -> Vec<Complaint> {
+        let mut complaints = Vec::new();
+        for stay in self.nodes.get(node).into_iter().flatten() {
+            let mut known: BTreeMap<(&str, &str, u8), u8> = BTreeMap::new();
+            for channel in &description.channels {
+                let place = stay.channels.get(&channel.channel).unwrap_or(&stay.home);
+                let series = (place.unit.as_str(), place.point.as_str(), channel.property);
+                if let Some(other) = known.insert(series, channel.channel) {
+                    let property = Property::from_id(channel.property).map_or("?", |p| p.name());
+                    let what = format!(
+                        "channels {other} and {} of \"{node}\" both measure {property} here and would share a series: \
+                         give them points",
+                        channel.channel
+                    );
+                    complaints.push(Complaint { what, ..stay.stands.clone() });
+                }
+            }
+        }
+        complaints
+    }
+
+    /// Whether a node is registered.
+    pub fn knows(&self, node: &str) -> bool {
+        self.nodes.contains_key(node)
     }
 
     /// Every site.
@@ -355,6 +477,44 @@ mod tests {
     }
 
     #[test]
+    fn the_narrowest_climatology_of_the_local_month_holds() {
+        let site =
+            "[[climatology]]\nproperty = \"water_temperature\"\nmonths = [1]\nmin = 5\nmax = 6\nsite = \"fuqing-1\"\n";
+        let registry = load(&format!("{EXAMPLE}{site}")).unwrap();
+        let at = |instant, site: &str| {
+            let place = Place { adcode: 350_181, site: site.into(), unit: "1号塘".into(), point: String::new() };
+            registry.climatology(&place, Property::WaterTemperature, ms(instant))
+        };
+        assert_eq!(at("2026-12-15T00:00:00Z", "fuqing-1"), Some((8.0, 24.0)));
+        // Already January in Fuzhou.
+        assert_eq!(at("2026-12-31T16:00:00Z", "fuqing-1"), Some((5.0, 6.0)));
+        assert_eq!(at("2026-12-31T16:00:00Z", "other"), Some((8.0, 24.0)));
+        assert_eq!(at("2026-07-01T00:00:00Z", "fuqing-1"), None);
+    }
+
+    #[test]
+    fn channels_that_would_share_a_series_are_named_where_their_node_stands() {
+        let channel =
+            |channel| telemetry::record::ChannelDescription { channel, property: 1, calibration: 0, period_s: 60 };
+        let description = |channels: &[u8]| Description {
+            t_ms: 0,
+            config: 1,
+            digest: 0,
+            drift_ppm: 0,
+            firmware: heapless::String::new(),
+            board: heapless::String::new(),
+            channels: channels.iter().map(|c| channel(*c)).collect(),
+            actuators: heapless::Vec::new(),
+        };
+        let registry = load(EXAMPLE).unwrap();
+        // Until June they had points of their own.
+        let complaints = registry.shared_series("pond-7", &description(&[0, 1]));
+        assert_eq!(complaints.iter().map(|c| c.line).collect::<Vec<_>>(), [36], "{complaints:?}");
+        assert!(complaints[0].what.contains("channels 0 and 1"), "{complaints:?}");
+        assert_eq!(registry.shared_series("pond-7", &description(&[0, 5])), []);
+    }
+
+    #[test]
     fn each_mistake_is_named_with_line_and_remedy() {
         for (from, to, line, what) in [
             ("adcode = 350181", "adcode = 350182", 7, "350112"),
@@ -367,6 +527,10 @@ mod tests {
             ("since = 2026-03-01T08:00:00+08:00", "since = 2026-03-01", 24, "offset"),
             ("kind = \"pond\"", "kind = \"pnd\"", 11, "pond"),
             ("title = \"福清一号养殖场\"", "titel = \"x\"", 6, "titel"),
+            ("property = \"water_temperature\"", "property = \"watertemp\"", 44, "soil_moisture"),
+            ("property = \"water_temperature\"", "property = \"dissolved_oxygen\"", 46, "never implausible"),
+            ("months = [12, 1, 2]", "months = [0]", 45, "from 1 to 12"),
+            ("min = 8.0", "min = nan", 46, "not below"),
         ] {
             let complaints = load(&EXAMPLE.replacen(from, to, 1)).unwrap_err();
             let hit = complaints.iter().find(|c| c.what.contains(what));

@@ -22,9 +22,12 @@ use telemetry::quality::Quality;
 use telemetry::record::*;
 use telemetry::report::ReportWriter;
 use telemetry::session::*;
+use telemetry::snapshot::Snapshot;
 use telemetry::topic::{Down, Up};
 
 const NOW: i64 = 1_795_000_000_000;
+/// When a boot of which nobody knew the time began, as a person remembers it.
+const NOON_BEFORE: i64 = NOW - 86_400_000;
 
 #[derive(Default)]
 struct TestClock {
@@ -78,6 +81,7 @@ struct Gateway {
     acceptor: Arc<Acceptor>,
     mailbox: Mailbox,
     clock: Arc<TestClock>,
+    live: Arc<Live>,
 }
 
 fn credentials(folder: &Path) -> Credentials {
@@ -102,6 +106,7 @@ fn data() -> PathBuf {
 
 fn open(memory: &Memory, folder: &Path, sites: &str) -> Option<Gateway> {
     let (mailbox, clock, downlinks) = (Mailbox::default(), Arc::new(TestClock::default()), Downlinks::new());
+    let live = Arc::new(Live::default());
     downlinks.behind(Box::new(mailbox.clone()));
     let options = Options {
         segment_bytes_max: 2000,
@@ -115,10 +120,10 @@ fn open(memory: &Memory, folder: &Path, sites: &str) -> Option<Gateway> {
         registry: registry(folder, sites),
         clock: clock.clone(),
         downlinks,
-        live: Arc::new(Live::default()),
+        live: Arc::clone(&live),
     };
     let (acceptor, ..) = Acceptor::start(Arc::new(memory.clone()), &data(), limits, needs).ok()?;
-    Some(Gateway { acceptor, mailbox, clock })
+    Some(Gateway { acceptor, mailbox, clock, live })
 }
 
 impl Gateway {
@@ -227,6 +232,15 @@ impl Node {
         let verdict = gateway.arrive(&self.name, Up::Report, &self.report(from, to));
         self.read_mail(gateway);
         verdict
+    }
+
+    /// Sends a snapshot of 6.50 mg/L.
+    fn show(&self, gateway: &Gateway) {
+        let Record::Round(round) = round(500_000, 650) else { unreachable!() };
+        let snapshot = Snapshot { boot: self.boot, sent_ms: 500_000, round, actuators: 0, alarms: 0 };
+        let mut bytes = [0; 512];
+        let length = snapshot.encode(&mut bytes).unwrap();
+        assert_eq!(gateway.arrive(&self.name, Up::Live, &bytes[..length]), Verdict::Done);
     }
 
     /// Sends everything in threes, going back to the last receipt, until all is released.
@@ -443,7 +457,7 @@ fn an_unplaced_node_is_held_and_placed_when_the_registry_comes() {
             // A look that did not last: the records wait again, and come out once.
             memory.fail_at(1, Failure::Crash);
         }
-        gateway.acceptor.set_registry(registry(folder.path(), &sites));
+        gateway.acceptor.set_registry(registry(folder.path(), &sites)).unwrap();
         if crash {
             break;
         }
@@ -451,7 +465,7 @@ fn an_unplaced_node_is_held_and_placed_when_the_registry_comes() {
     drop(gateway);
     memory.crash(Unsynced::Dropped);
     let gateway = open(&memory, folder.path(), &sites).unwrap();
-    gateway.acceptor.resolve_all();
+    gateway.acceptor.resolve_all(true);
     drop(gateway);
     let gateway = open(&memory, folder.path(), &sites).unwrap();
     assert!(reasons(&gateway).is_empty(), "{:?}", reasons(&gateway));
@@ -471,11 +485,13 @@ fn a_gateway_whose_clock_is_wrong_holds_and_dates_when_it_is_right() {
     node.deliver(&gateway, 0, 3);
     node.deliver(&gateway, 3, 6);
     assert_eq!(node.released, 6, "held is in custody");
+    node.show(&gateway);
+    assert_eq!(gateway.live.all()["pond-7"].readings[0].value, Some(6.5), "what cannot be dated can be shown");
     assert_eq!(reasons(&gateway), [Reason::Undated, Reason::BehindUndated]);
     assert!(seqs(&memory).is_empty());
     gateway.clock.wrong.store(false, Ordering::Relaxed);
     node.open(&gateway, 2);
-    gateway.acceptor.resolve_all();
+    gateway.acceptor.resolve_all(true);
     assert!(reasons(&gateway).is_empty(), "{:?}", reasons(&gateway));
     drop(gateway);
     let all = stored(&memory);
@@ -556,6 +572,152 @@ fn stale_and_foreign_sessions_change_nothing() {
     assert_eq!(gateway.arrive(&stranger, Up::Report, &node.report(0, 3)), Verdict::Done);
     assert!(node.deliver_all(&gateway));
     assert_eq!(gateway.acceptor.nodes().len(), 1);
+}
+
+#[test]
+fn records_of_a_boot_that_never_knew_the_time_are_dated_by_a_persons_word() {
+    let (folder, memory) = (tempfile::tempdir().unwrap(), Memory::new());
+    let gateway = open(&memory, folder.path(), SITES).unwrap();
+    gateway.clock.wrong.store(true, Ordering::Relaxed);
+    let mut node = Node::new(folder.path(), "pond-7", 5);
+    node.open(&gateway, 1);
+    node.deliver(&gateway, 0, 3);
+    node.deliver(&gateway, 3, 6);
+    gateway.clock.wrong.store(false, Ordering::Relaxed);
+    let indices: Vec<u64> = gateway.acceptor.waiting().iter().map(|(index, _)| index).collect();
+    let began = NOON_BEFORE;
+    for (index, began_ms, wanted) in [
+        (99, began, "nothing waits under 99"),
+        (indices[0], 1_000, "before 2020"),
+        (indices[0], NOW + 3_600_000, "future"),
+    ] {
+        let error = gateway.acceptor.date_held(index, began_ms, 60_000, "me".into()).unwrap_err();
+        assert!(error.to_string().contains(wanted), "{error}");
+    }
+    assert_eq!(gateway.acceptor.date_held(indices[1], began, 60_000, "me, by the log book".into()).unwrap(), 2);
+    drop(gateway);
+    memory.crash(Unsynced::Dropped);
+    let gateway = open(&memory, folder.path(), SITES).unwrap();
+    assert!(reasons(&gateway).is_empty());
+    drop(gateway);
+    let dates: Vec<_> = stored(&memory).into_iter().map(|(_, seq, date, _)| (seq, date)).collect();
+    assert_eq!(
+        dates[1..],
+        [(1, began + 1_000), (2, began + 2_000), (3, began + 3_000), (4, began + 4_000), (5, began + 5_000)]
+    );
+}
+
+#[test]
+fn a_record_of_the_same_instant_in_another_ring_is_held_and_no_word_lets_it_pass() {
+    let (folder, memory) = (tempfile::tempdir().unwrap(), Memory::new());
+    let gateway = open(&memory, folder.path(), SITES).unwrap();
+    assert!(Node::new(folder.path(), "pond-7", 5).deliver_all(&gateway));
+    let mut twin = Node::new(folder.path(), "pond-7", 3);
+    twin.ring = 10;
+    twin.records[3].1 = round(10_000, 3);
+    twin.open(&gateway, 9);
+    for (from, to) in [(0, 1), (1, 2), (2, 3), (3, 4)] {
+        twin.deliver(&gateway, from, to);
+    }
+    assert_eq!(twin.released, 4, "held is in custody");
+    // Its description and first two rounds are of instants that the other board has given.
+    assert_eq!(reasons(&gateway), [Reason::Clash; 3]);
+    let index = gateway.acceptor.waiting().iter().next().unwrap().0;
+    let error = gateway.acceptor.replay_held(index).unwrap_err();
+    assert!(error.to_string().contains("two boards"), "{error}");
+}
+
+#[test]
+fn a_node_is_asked_for_a_new_session_when_the_gateways_clock_becomes_known() {
+    let (folder, memory) = (tempfile::tempdir().unwrap(), Memory::new());
+    let gateway = open(&memory, folder.path(), SITES).unwrap();
+    gateway.clock.wrong.store(true, Ordering::Relaxed);
+    let mut node = Node::new(folder.path(), "pond-7", 3);
+    node.open(&gateway, 1);
+    node.deliver(&gateway, 0, 4);
+    gateway.acceptor.offer_utc();
+    assert!(gateway.mailbox.0.lock().unwrap().is_empty(), "there is nothing to offer yet");
+    gateway.clock.wrong.store(false, Ordering::Relaxed);
+    for wanted in [1, 0] {
+        gateway.acceptor.offer_utc();
+        let mail: Vec<_> = gateway.mailbox.0.lock().unwrap().drain(..).collect();
+        assert_eq!(mail.len(), wanted, "once is enough");
+        for (_, channel, message) in mail {
+            let body = node.key.open(&node.name, channel, node.nonce, &message).unwrap();
+            assert_eq!(Command::decode(body).unwrap().order, Order::Reopen);
+        }
+    }
+    node.open(&gateway, 2);
+    assert!(reasons(&gateway).is_empty(), "{:?}", reasons(&gateway));
+}
+
+#[test]
+fn however_much_waits_all_of_it_comes_out_in_order_when_the_clock_does() {
+    let (folder, memory) = (tempfile::tempdir().unwrap(), Memory::new());
+    let gateway = open(&memory, folder.path(), SITES).unwrap();
+    gateway.clock.wrong.store(true, Ordering::Relaxed);
+    let mut node = Node::new(folder.path(), "pond-7", 150);
+    node.open(&gateway, 1);
+    // As many as fit into the node's budget.
+    let mut sent = 0;
+    while sent < node.next() && node.released == sent {
+        node.deliver(&gateway, sent, sent + 1);
+        sent += 1;
+    }
+    let held = node.released;
+    assert!(gateway.acceptor.held_count() == held as usize && held > 20, "{held}");
+    gateway.clock.wrong.store(false, Ordering::Relaxed);
+    // What is left is delivered while some of it may still wait.
+    assert!(node.deliver_all(&gateway));
+    gateway.acceptor.resolve_all(false);
+    assert!(reasons(&gateway).is_empty());
+    drop(gateway);
+    assert!(seqs(&memory).into_iter().eq(0..151), "{:?}", seqs(&memory));
+    assert!(stored(&memory).windows(2).all(|w| w[0].2 < w[1].2));
+}
+
+#[test]
+fn a_registry_that_would_merge_two_channels_is_refused_and_the_old_one_holds() {
+    let (folder, memory) = (tempfile::tempdir().unwrap(), Memory::new());
+    let points = "unit = \"塘 1\"\npoints = { 0 = \"0.5 m\", 1 = \"1.5 m\" }\n[[node.at]]";
+    let sites = SITES.replacen("unit = \"塘 1\"\n[[node.at]]", points, 1);
+    let sites = sites.replacen("unit = \"塘 2\"", "unit = \"塘 2\"\npoints = { 0 = \"0.5 m\", 1 = \"1.5 m\" }", 1);
+    let gateway = open(&memory, folder.path(), &sites).unwrap();
+    let mut node = Node::new(folder.path(), "pond-7", 3);
+    if let Record::Description(description) = &mut node.records[0].1 {
+        let other = ChannelDescription { channel: 1, ..description.channels[0] };
+        description.channels.push(other).unwrap();
+    }
+    assert!(node.deliver_all(&gateway));
+    let complaints = gateway.acceptor.set_registry(registry(folder.path(), SITES)).unwrap_err();
+    assert_eq!(complaints.len(), 2, "{complaints:?}");
+    assert!(complaints.iter().all(|c| c.line > 0 && c.what.contains("give them points")), "{complaints:?}");
+    node.records.push((1, round(9_000, 7)));
+    node.open(&gateway, 2);
+    node.deliver(&gateway, 4, 5);
+    assert!(reasons(&gateway).is_empty());
+}
+
+#[test]
+fn the_gateways_own_tests_worsen_a_flag_in_bits_of_their_own() {
+    let (folder, memory) = (tempfile::tempdir().unwrap(), Memory::new());
+    let usual = "[[climatology]]\nproperty = \"dissolved_oxygen\"\nmonths = [11]\nmin = -0.2\nmax = 0.05\n";
+    let gateway = open(&memory, folder.path(), &format!("{SITES}{usual}")).unwrap();
+    // Round n holds n hundredths of a mg/L.
+    assert!(Node::new(folder.path(), "pond-7", 10).deliver_all(&gateway));
+    drop(gateway);
+    let mut judged = Vec::new();
+    read_only(&memory, &data().join("spool"), &mut |_, bytes| {
+        let Entry::Accepted(accepted) = Entry::decode(bytes).unwrap() else { return };
+        for record in &accepted.records {
+            if let Content::Round { readings, .. } = &record.content {
+                judged.push((readings[0].flag, readings[0].tests));
+            }
+        }
+    })
+    .unwrap();
+    let suspect = (3, telemetry::Tests::CLIMATOLOGY.bits());
+    assert_eq!(judged, [vec![(1, 0); 5], vec![suspect; 5]].concat());
 }
 
 #[test]

@@ -37,7 +37,7 @@ impl Clock for Simulated {
 }
 
 fn now_ms() -> i64 {
-    gateway::clock::SystemClock::new(0).utc().ms
+    gateway::clock::SystemClock::new().utc().ms
 }
 
 /// The rounds that each node took, with the time of the true clock.

@@ -42,6 +42,11 @@ pub fn believable(anchor: &Anchor, now_ms: i64) -> bool {
         && start.is_some_and(|start| start >= PLAUSIBLE_FROM_MS)
 }
 
+/// How many boots `of` lies behind `from`; negative when before it. Boot numbers wrap.
+pub fn boots_between(from: u16, of: u16) -> i16 {
+    of.wrapping_sub(from).cast_signed()
+}
+
 fn by_anchor(anchor: &Anchor, t_ms: u64) -> Option<Date> {
     let away = i64::try_from(i128::from(t_ms) - i128::from(anchor.mono_ms)).ok()?;
     let drift = away.unsigned_abs() / 1_000_000 * u64::from(anchor.drift_ppm)
@@ -67,7 +72,10 @@ pub fn date(anchors: &[Anchor], before: &Before, boot: u16, t_ms: u64) -> Option
 
 fn estimate(anchors: &[Anchor], before: &Before, boot: u16, t_ms: u64) -> Option<Date> {
     // The next boot that knows UTC began after everything of this one.
-    let later = anchors.iter().filter(|a| a.boot > boot).min_by_key(|a| (a.boot, a.mono_ms))?;
+    let later = anchors
+        .iter()
+        .filter(|a| boots_between(boot, a.boot) > 0)
+        .min_by_key(|a| (boots_between(boot, a.boot), a.mono_ms))?;
     let latest = by_anchor(later, 0)?;
     let passed = if before.boot == boot { t_ms.saturating_sub(before.t_ms) } else { t_ms };
     let earliest = match before.date_ms {
@@ -120,6 +128,15 @@ mod tests {
             before = Before { date_ms: d.ms, boot, t_ms };
         }
         assert_eq!(before.date_ms, NOON + 61_000 + 3_600_000);
+    }
+
+    #[test]
+    fn the_order_of_boots_survives_the_wrap_of_their_number() {
+        let anchors = [anchor(u16::MAX - 1, 0, NOON), anchor(1, 5_000, NOON + 3_600_000)];
+        let before = Before { date_ms: NOON, boot: u16::MAX - 1, t_ms: 0 };
+        let last = date(&anchors, &before, u16::MAX, 1_000).unwrap();
+        let first = date(&anchors, &Before { date_ms: last.ms, boot: u16::MAX, t_ms: 1_000 }, 0, 2_000).unwrap();
+        assert_eq!((last.ms, first.ms), (NOON + 1_000, NOON + 3_000));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! arrives or a person decides. The log behind it is the spool's kind; here is what it holds and
 //! the index of what still waits.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use minicbor::{Decode, Encode};
 use telemetry::NodeName;
@@ -65,11 +65,31 @@ impl Reason {
         !matches!(self, Self::Poison | Self::OtherContent | Self::Clash)
     }
 
+    /// What a person can do about it.
+    pub const fn remedy(self) -> &'static str {
+        match self {
+            Self::Poison => "keep it for whoever made the node's firmware, or drop it",
+            Self::NewerVersion | Self::UnknownProperty => "install a newer tianyu; it looks again when it starts",
+            Self::NoDescription => "it comes with the node's next session; a node that is gone for good: drop it",
+            Self::Unplaced => "say in sites.toml where the node stood since when; it is looked at again at once",
+            Self::SharedSeries => "give the channels points in sites.toml; it is looked at again at once",
+            Self::Undated => {
+                "it waits for the node's clock; if that never comes, say when its boot began: held resolve"
+            }
+            Self::BehindUndated => "resolve what waits before it",
+            Self::OtherContent => "find out whether two boards have this name; then drop what is wrong",
+            Self::Clash => "find out whether two boards have this name; then drop what is wrong",
+        }
+    }
+
     /// Whether later records of the ring must wait behind it.
     pub const fn blocks(self) -> bool {
         matches!(self, Self::Undated | Self::BehindUndated)
     }
 }
+
+/// Dates that are fixed though their records wait: UTC and error bound in milliseconds, one a record.
+pub type Dates = Vec<(i64, u64)>;
 
 /// Something that waits, as received.
 #[derive(Clone, Debug, PartialEq, Encode, Decode)]
@@ -94,14 +114,14 @@ pub struct Waiting {
     pub reason: Reason,
     /// Dates fixed at arrival, one a record with its error bound; empty where there were none.
     #[n(6)]
-    pub dates: Vec<(i64, u64)>,
+    pub dates: Dates,
     /// The report.
     #[n(7)]
     #[cbor(with = "minicbor::bytes")]
     pub payload: Vec<u8>,
     /// The window after it.
     #[n(8)]
-    pub(crate) window: Option<super::window::Code>,
+    pub(super) window: Option<super::window::Code>,
 }
 
 /// One entry of the held log.
@@ -124,6 +144,25 @@ pub enum HeldEntry {
         by: String,
         /// When, UTC in milliseconds.
         #[n(3)]
+        at_ms: i64,
+    },
+    /// A person said when a boot began whose clock was never known; kept as evidence.
+    #[n(2)]
+    Decided {
+        /// The entry it was said about.
+        #[n(0)]
+        index: u64,
+        /// When that boot began: UTC in milliseconds.
+        #[n(1)]
+        began_ms: i64,
+        /// How far off that may be, in milliseconds.
+        #[n(2)]
+        within_ms: u32,
+        /// Who said so, and why.
+        #[n(3)]
+        by: String,
+        /// When it was said, UTC in milliseconds.
+        #[n(4)]
         at_ms: i64,
     },
 }
@@ -159,75 +198,169 @@ fn reason_text<S: serde::Serializer>(reason: &Reason, serializer: S) -> Result<S
     serializer.serialize_str(reason.text())
 }
 
-/// What waits, by index in the held log.
+/// What waits, by index in the held log, and by node: what one node waits for costs no other a look.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Index(BTreeMap<u64, Summary>);
+pub struct Index {
+    entries: BTreeMap<u64, Summary>,
+    nodes: HashMap<String, OfNode>,
+}
+
+/// One node's share.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct OfNode {
+    entries: BTreeSet<u64>,
+    bytes: u64,
+    /// Entries of each ring that later records must not overtake.
+    blocking: BTreeMap<u32, BTreeSet<u64>>,
+}
 
 impl Index {
-    pub(crate) fn apply(&mut self, index: u64, entry: &HeldEntry, bytes: u64) {
+    /// Takes in an entry of the log, in its order.
+    pub fn apply(&mut self, index: u64, entry: &HeldEntry, bytes: u64) {
         match entry {
             HeldEntry::Waiting(w) => {
-                let summary = Summary {
-                    node: w.node.clone(),
-                    ring: w.ring,
-                    from: w.from,
-                    count: w.count,
-                    bytes,
-                    arrived_ms: w.arrived_ms,
-                    reason: w.reason,
-                };
-                self.0.insert(index, summary);
+                let (node, reason) = (w.node.clone(), w.reason);
+                let (ring, from, count, arrived_ms) = (w.ring, w.from, w.count, w.arrived_ms);
+                self.insert(index, Summary { node, ring, from, count, bytes, arrived_ms, reason });
             }
-            HeldEntry::Settled { index, .. } => drop(self.0.remove(index)),
+            HeldEntry::Settled { index, .. } => self.remove(*index),
+            HeldEntry::Decided { .. } => {}
+        }
+    }
+
+    pub(super) fn insert(&mut self, index: u64, summary: Summary) {
+        self.remove(index);
+        let node = self.nodes.entry(summary.node.clone()).or_default();
+        node.entries.insert(index);
+        node.bytes += summary.bytes;
+        if summary.reason.blocks() {
+            node.blocking.entry(summary.ring).or_default().insert(index);
+        }
+        self.entries.insert(index, summary);
+    }
+
+    pub(super) fn remove(&mut self, index: u64) {
+        let Some(summary) = self.entries.remove(&index) else { return };
+        let Some(node) = self.nodes.get_mut(&summary.node) else { return };
+        node.entries.remove(&index);
+        node.bytes = node.bytes.saturating_sub(summary.bytes);
+        if summary.reason.blocks()
+            && let Some(blocking) = node.blocking.get_mut(&summary.ring)
+        {
+            blocking.remove(&index);
+            if blocking.is_empty() {
+                node.blocking.remove(&summary.ring);
+            }
+        }
+        if node.entries.is_empty() {
+            self.nodes.remove(&summary.node);
         }
     }
 
     /// Everything that waits, oldest first.
     pub fn iter(&self) -> impl Iterator<Item = (u64, &Summary)> {
-        self.0.iter().map(|(index, summary)| (*index, summary))
+        self.entries.iter().map(|(index, summary)| (*index, summary))
+    }
+
+    /// What waits of one node from index `from` on, oldest first.
+    pub fn of(&self, node: &NodeName, from: u64) -> impl Iterator<Item = (u64, &Summary)> {
+        let all = self.nodes.get(node.as_str()).into_iter().flat_map(move |n| n.entries.range(from..));
+        all.filter_map(|index| Some((*index, self.entries.get(index)?)))
+    }
+
+    /// Names of the nodes of which something waits.
+    pub fn nodes(&self) -> impl Iterator<Item = &str> {
+        self.nodes.keys().map(String::as_str)
     }
 
     /// One entry.
     pub fn get(&self, index: u64) -> Option<&Summary> {
-        self.0.get(&index)
+        self.entries.get(&index)
     }
 
-    pub(crate) fn remove(&mut self, index: u64) {
-        self.0.remove(&index);
+    /// Bytes and entries that wait of one node.
+    pub fn usage_of(&self, node: &str) -> (u64, usize) {
+        self.nodes.get(node).map_or((0, 0), |n| (n.bytes, n.entries.len()))
     }
 
-    /// Bytes that wait for one node.
-    pub fn bytes_of(&self, node: &NodeName) -> u64 {
-        self.0.values().filter(|s| s.node == node.as_str()).map(|s| s.bytes).sum()
+    /// The oldest entry of this ring that later records must not overtake.
+    pub fn blocking(&self, node: &NodeName, ring: u32) -> Option<u64> {
+        self.nodes.get(node.as_str())?.blocking.get(&ring)?.first().copied()
     }
 
-    /// Whether records of this ring wait that later ones must not overtake.
-    pub fn blocks(&self, node: &NodeName, ring: u32) -> bool {
-        self.0.values().any(|s| s.ring == ring && s.reason.blocks() && s.node == node.as_str())
+    /// Names of the nodes of which something waits for a date.
+    pub fn undated(&self) -> impl Iterator<Item = &str> {
+        self.nodes.iter().filter(|(_, n)| !n.blocking.is_empty()).map(|(name, _)| name.as_str())
     }
 
     /// The first index that must still be kept.
     pub fn oldest(&self) -> Option<u64> {
-        self.0.keys().next().copied()
+        self.entries.keys().next().copied()
     }
 
     /// How many wait.
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.entries.len()
     }
 
     /// Whether none waits.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.entries.is_empty()
     }
 
-    pub(crate) fn encode(&self) -> Vec<u8> {
+    pub(super) fn encode(&self) -> Vec<u8> {
         let all: Vec<(u64, &Summary)> = self.iter().collect();
         // A vector takes whatever is written to it.
         minicbor::to_vec(all).unwrap_or_default()
     }
 
-    pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
-        minicbor::decode::<Vec<(u64, Summary)>>(bytes).ok().map(|all| Self(all.into_iter().collect()))
+    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
+        let mut index = Self::default();
+        for (at, summary) in minicbor::decode::<Vec<(u64, Summary)>>(bytes).ok()? {
+            index.insert(at, summary);
+        }
+        Some(index)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn waiting(node: &str, ring: u32, reason: Reason) -> HeldEntry {
+        HeldEntry::Waiting(Box::new(Waiting {
+            node: node.into(),
+            ring,
+            from: 1,
+            count: 2,
+            arrived_ms: 3,
+            reason,
+            dates: Vec::new(),
+            payload: vec![0; 10],
+            window: None,
+        }))
+    }
+
+    #[test]
+    fn each_node_answers_for_its_own_and_the_checkpoint_brings_it_all_back() {
+        let (a, b) = (NodeName::new("a").unwrap(), NodeName::new("b").unwrap());
+        let mut index = Index::default();
+        for (at, node, ring, reason) in
+            [(1, "a", 7, Reason::Undated), (2, "b", 7, Reason::Poison), (5, "a", 7, Reason::BehindUndated)]
+        {
+            index.apply(at, &waiting(node, ring, reason), 100);
+        }
+        assert_eq!((index.usage_of("a"), index.usage_of("b"), index.usage_of("c")), ((200, 2), (100, 1), (0, 0)));
+        assert_eq!((index.blocking(&a, 7), index.blocking(&a, 8), index.blocking(&b, 7)), (Some(1), None, None));
+        assert!(index.undated().eq(["a"]));
+        assert!(index.of(&a, 2).map(|(at, _)| at).eq([5]));
+        assert_eq!(Index::decode(&index.encode()), Some(index.clone()));
+        // What comes twice, as a replay after a crash may, counts once.
+        index.apply(5, &waiting("a", 7, Reason::BehindUndated), 100);
+        assert_eq!(index.usage_of("a"), (200, 2));
+        for at in [1, 5, 5, 2] {
+            index.apply(9, &HeldEntry::Settled { index: at, accepted: true, by: String::new(), at_ms: 0 }, 0);
+        }
+        assert_eq!(index, Index::default());
     }
 }

@@ -1,5 +1,5 @@
 //! Acceptance: a report's way from arrival to the durable log. Envelope, window, decode, date,
-//! place; then the spool or the held log, one append each; and the receipt only once that is
+//! place, judge; then the spool or the held log, one append each; and the receipt only once that is
 //! synced.
 //!
 //! All decisions are made under one lock, in order of arrival; both logs' sync threads give the
@@ -7,35 +7,40 @@
 //! everything goes back to the durable state, and nodes send again.
 
 pub mod dating;
+mod decide;
 pub mod held;
+mod judge;
 mod place;
+mod recovery;
+mod report;
+mod session;
+mod waiting;
 mod window;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use bytes::Bytes;
 use metrics::counter;
 use serde::Serialize;
-use spool::{AppendError, Files, OpenError, Options, Recovery, Replay, Spool};
-use telemetry::limits::{CONTROL_BYTES_MAX, RECORD_BYTES_MAX};
+use spool::{AppendError, Files, OpenError, Options, Recovery, Spool};
+use telemetry::NodeName;
 use telemetry::mac::Key;
-use telemetry::record::Record;
-use telemetry::report::{self, Report};
-use telemetry::session::{Nonce, Receipt, Session};
 use telemetry::snapshot::Snapshot;
-use telemetry::topic::{Down, Up};
-use telemetry::{Malformed, NodeName};
+use telemetry::topic::Up;
+use tokio::sync::Notify;
 
-use self::dating::{Before, Date};
-use self::held::{HeldEntry, Index, Reason, Waiting};
+use self::held::{HeldEntry, Index};
+use self::judge::Boards;
 use self::place::Places;
-use self::window::{Code, Node, Position, Ring};
+pub use self::waiting::DecisionError;
+use self::waiting::Due;
+use self::window::Node;
 use crate::clock::Clock;
+use crate::config::Complaint;
 use crate::credentials::Credentials;
 use crate::custody::{Accept, Arrival, Downlinks, Login, Reply, Verdict};
-use crate::entry::{Accepted, Content, Dated, Entry};
+use crate::entry::Entry;
 use crate::live::Live;
 use crate::registry::Registry;
 
@@ -73,6 +78,8 @@ pub struct Acceptor {
     downlinks: Downlinks,
     live: Arc<Live>,
     held_node_bytes: u64,
+    /// Told when entries of the held log are to be looked at again.
+    due: Notify,
     myself: Weak<Acceptor>,
 }
 
@@ -88,7 +95,28 @@ struct Core {
     waiting_durable: Index,
     /// Held entries whose records are in the spool, while their mark in the held log is not durable.
     resolving: HashSet<u64>,
+    /// Nodes of which something that waits is to be looked at again.
+    due: BTreeMap<NodeName, Due>,
+    /// The held log's index behind the newest durable mark.
+    settled: u64,
+    /// The newest values by unit, for the neighbour test.
+    boards: Boards,
+    /// Nodes whose session began while the gateway's clock was not known good.
+    without_utc: HashSet<NodeName>,
+    /// Why the log last refused an entry; none once it has taken one again.
+    refusing: Option<String>,
     seen: HashMap<NodeName, Seen>,
+}
+
+/// What goes with an entry of the spool: the state it brings, and whoever waits for it.
+struct Appending {
+    /// The node's state after it.
+    state: Arc<Node>,
+    /// The held entry it resolves.
+    held: Option<u64>,
+    /// Whether the receipt tells UTC.
+    with_utc: bool,
+    reply: Reply,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -143,12 +171,6 @@ pub struct NodeStatus {
     pub other_content: u64,
 }
 
-/// What is to be done with the new records of a report.
-enum Decision {
-    Accept(Accepted),
-    Hold(Reason, Vec<(i64, u64)>),
-}
-
 impl Acceptor {
     /// Opens both logs in `folder` and brings back what they know.
     pub fn start(
@@ -172,13 +194,13 @@ impl Acceptor {
         };
         let (spool, recovery) =
             Spool::open(Arc::clone(&files), &folder.join("spool"), limits.spool, failed(&acceptor), &mut |replay| {
-                replay_spool(replay, &mut nodes, &mut resolved)
+                recovery::replay_spool(replay, &mut nodes, &mut resolved)
             })
             .map_err(StartError::Spool)?;
         let mut waiting = Index::default();
         let (held, held_recovery) =
             Spool::open(files, &folder.join("held"), limits.held, failed(&acceptor), &mut |replay| {
-                replay_held(replay, &mut nodes, &mut waiting);
+                recovery::replay_held(replay, &mut nodes, &mut waiting);
             })
             .map_err(StartError::Held)?;
         held.consumer(HELD_CONSUMER)?;
@@ -195,8 +217,16 @@ impl Acceptor {
             waiting_durable: waiting.clone(),
             waiting,
             resolving: resolved.clone(),
+            due: BTreeMap::new(),
+            settled: 0,
+            boards: Boards::default(),
+            without_utc: HashSet::new(),
+            refusing: None,
             seen: HashMap::new(),
         };
+        // A clock that shows less than what has been dated already was set back.
+        let newest_ms = core.nodes.values().flat_map(|node| &node.rings).map(|ring| ring.before.date_ms).max();
+        clock.not_before(newest_ms.unwrap_or(0));
         let started = Arc::new_cyclic(|myself: &Weak<Self>| Self {
             core: Mutex::new(core),
             spool,
@@ -205,6 +235,7 @@ impl Acceptor {
             downlinks,
             live,
             held_node_bytes: limits.held_node_bytes,
+            due: Notify::new(),
             myself: myself.clone(),
         });
         if acceptor.set(started.myself.clone()).is_err() {
@@ -213,7 +244,7 @@ impl Acceptor {
         for index in resolved {
             started.settle(index, true, String::new());
         }
-        started.resolve_all();
+        started.resolve_all(true);
         Ok((started, recovery, held_recovery))
     }
 
@@ -226,6 +257,7 @@ impl Acceptor {
         let mut core = self.lock();
         core.nodes = core.durable.clone();
         core.waiting = core.waiting_durable.clone();
+        core.refusing = Some("a write to the durable log failed".to_owned());
         counter!("tianyu_spool_failures_total").increment(1);
         tracing::error!("a write to the durable log failed; nodes will send again");
     }
@@ -240,13 +272,14 @@ impl Acceptor {
         self.lock().waiting.clone()
     }
 
+    /// How many entries wait there.
+    pub fn held_count(&self) -> usize {
+        self.lock().waiting.len()
+    }
+
     /// Everything the gateway knows of its nodes.
     pub fn nodes(&self) -> Vec<NodeStatus> {
         let core = self.lock();
-        let mut held: HashMap<&str, usize> = HashMap::new();
-        for (_, summary) in core.waiting.iter() {
-            *held.entry(summary.node.as_str()).or_default() += 1;
-        }
         let mut all: Vec<_> = core
             .nodes
             .iter()
@@ -263,7 +296,7 @@ impl Acceptor {
                     next: ring.map_or(0, |r| r.next),
                     clock_known: ring.is_some_and(|r| r.anchors.iter().any(|a| Some(a.boot) == boot)),
                     newest_ms: ring.map_or(0, |r| r.before.date_ms),
-                    held: held.get(name.as_str()).copied().unwrap_or(0),
+                    held: core.waiting.usage_of(name.as_str()).1,
                     reports: seen.reports,
                     duplicates: seen.duplicates,
                     other_content: seen.other_content,
@@ -275,9 +308,31 @@ impl Acceptor {
     }
 
     /// Puts a new registry in force and looks again at what waited for one.
-    pub fn set_registry(&self, registry: Arc<Registry>) {
-        self.lock().registry = registry;
-        self.resolve_all();
+    ///
+    /// # Errors
+    /// When it would make two channels of a node share a series; the old one stays in force.
+    pub fn set_registry(&self, registry: Arc<Registry>) -> Result<(), Vec<Complaint>> {
+        {
+            let mut core = self.lock();
+            let complaints = core.shared_series(&registry);
+            if !complaints.is_empty() {
+                return Err(complaints);
+            }
+            core.registry = registry;
+        }
+        self.resolve_all(false);
+        Ok(())
+    }
+
+    /// What the registry in force makes ambiguous.
+    pub fn shared_series(&self) -> Vec<Complaint> {
+        let core = self.lock();
+        core.shared_series(&core.registry)
+    }
+
+    /// Why reports are not taken now.
+    pub fn refusing(&self) -> Option<String> {
+        self.lock().refusing.clone()
     }
 
     /// Reads the credentials again; closes connections of nodes that were revoked.
@@ -297,113 +352,39 @@ impl Acceptor {
         Ok(())
     }
 
-    /// Drops what waits, by a person's decision. Whether it was there.
-    pub fn drop_held(&self, index: u64, by: String) -> bool {
-        let there = self.lock().waiting.get(index).is_some();
-        if there {
-            self.lock().waiting.remove(index);
-            self.settle(index, false, by);
-            self.resolve_all();
-        }
-        there
-    }
-
-    /// Looks again at everything that waits. How many entries were accepted.
-    pub fn resolve_all(&self) -> usize {
-        let nodes: HashSet<NodeName> =
-            self.lock().waiting.iter().filter_map(|(_, s)| NodeName::new(&s.node).ok()).collect();
-        nodes.iter().map(|node| self.resolve(&mut self.lock(), node)).sum()
-    }
-
-    fn session(&self, arrival: &Arrival, reply: Reply) {
-        let session = match Session::decode(&arrival.payload) {
-            Ok(session) => session,
-            Err(error) => {
-                counter!("tianyu_sessions_malformed_total").increment(1);
-                tracing::warn!(node = %arrival.node, %error, "session message");
-                return reply.give(Verdict::Done);
-            }
-        };
-        let now = self.clock.utc();
-        let mut core = self.lock();
-        let mut state = core.nodes.get(&arrival.node).map_or_else(Node::default, |n| Node::clone(n));
-        let (ring, skipped, with_utc) = match &session {
-            Session::Open(open) => {
-                let opened = state.open(open);
-                if opened.new_ring {
-                    counter!("tianyu_new_rings_total").increment(1);
-                    tracing::info!(node = %arrival.node, ring = open.ring, first = open.floor, "a ring not seen before");
-                }
-                if opened.lost > 0 {
-                    counter!("tianyu_records_lost_by_node_total").increment(opened.lost.into());
-                    tracing::warn!(node = %arrival.node, ring = open.ring, records = opened.lost, "the node no longer holds records that never came");
-                }
-                (open.ring, opened.new_ring || opened.lost > 0, true)
-            }
-            Session::Ready(ready) => {
-                let known = state.ready(ready, |a| now.known_good && dating::believable(a, now.ms));
-                if !known {
-                    counter!("tianyu_sessions_stale_total").increment(1);
-                    return reply.give(Verdict::Done);
-                }
-                (ready.ring, false, false)
-            }
-        };
-        let Some(of) = state.ring(ring) else { return };
-        let code = Code::of(arrival.node.as_str(), &state, of, 0, skipped, false);
-        let entry = Entry::Window(minicbor::to_vec(&code).unwrap_or_default());
-        let state = Arc::new(state);
-        let result = self.append(&mut core, &arrival.node, &entry, state, None, with_utc, reply);
-        if result.is_ok() && !with_utc {
-            self.resolve(&mut core, &arrival.node);
-        }
-    }
-
     /// Appends to the spool; on success the state is in force, and once it is synced the node is
-    /// told. On refusal nothing has changed and `reply` says so.
-    #[expect(clippy::too_many_arguments, reason = "one place that ties state, entry and verdict together")]
-    fn append(
-        &self,
-        core: &mut Core,
-        node: &NodeName,
-        entry: &Entry,
-        state: Arc<Node>,
-        held: Option<u64>,
-        with_utc: bool,
-        reply: Reply,
-    ) -> Result<(), AppendError> {
-        let done = self.done(node, &state, held, None, with_utc, reply);
-        let Core { nodes, waiting: _, resolving, .. } = core;
-        let mut checkpoint = || encode_checkpoint(nodes, resolving);
+    /// told. On refusal nothing has changed and the reply says so.
+    fn append(&self, core: &mut Core, node: &NodeName, entry: &Entry, appending: Appending) -> Result<(), AppendError> {
+        let state = Arc::clone(&appending.state);
+        let done = self.done(node, appending, None);
+        let Core { nodes, resolving, .. } = core;
+        let mut checkpoint = || recovery::encode_checkpoint(nodes, resolving);
         match self.spool.append_then(&entry.encode(), &mut checkpoint, done) {
             Ok(_) => {
+                core.refusing = None;
                 core.nodes.insert(node.clone(), state);
+                if let Entry::Accepted(accepted) = entry {
+                    core.boards.learn(accepted);
+                }
                 Ok(())
             }
             Err(error) => {
                 // `done` was dropped, and with it the reply: that is the refusal.
-                counter!("tianyu_refused_total").increment(1);
-                tracing::debug!(%node, %error, "not taken");
+                core.refused(node, &error);
                 Err(error)
             }
         }
     }
 
-    /// What happens on a sync thread once an entry's fate is known.
-    fn done(
-        &self,
-        node: &NodeName,
-        state: &Arc<Node>,
-        resolved: Option<u64>,
-        waits: Option<(HeldEntry, u64)>,
-        with_utc: bool,
-        reply: Reply,
-    ) -> spool::Done {
-        let (node, state, myself) = (node.clone(), Arc::clone(state), self.myself.clone());
+    /// What happens on a sync thread once an entry's fate is known; `waits` for one of the held log.
+    fn done(&self, node: &NodeName, appending: Appending, waits: Option<(HeldEntry, u64)>) -> spool::Done {
+        let (node, myself) = (node.clone(), self.myself.clone());
         Box::new(move |result| {
             let Some(acceptor) = myself.upgrade() else { return };
-            let Ok(index) = result else { return drop(reply) };
-            acceptor.synced(&node, &state, index, resolved, waits, with_utc);
+            // Not durable: the reply is dropped, which refuses.
+            let Ok(index) = result else { return };
+            let Appending { state, held, with_utc, reply } = appending;
+            acceptor.synced(&node, &state, index, held, waits, with_utc);
             reply.give(Verdict::Done);
         })
     }
@@ -434,372 +415,6 @@ impl Acceptor {
         let Some(session) = state.session else { return };
         let Some(ring) = state.ring(session.ring) else { return };
         self.send_receipt(node, &key, session.nonce, ring, with_utc);
-    }
-
-    fn send_receipt(&self, node: &NodeName, key: &Key, nonce: Nonce, ring: &Ring, with_utc: bool) {
-        let now = self.clock.utc();
-        let utc_ms = (with_utc && now.known_good).then_some(now.ms);
-        let receipt = Receipt { ring: ring.id, next: ring.next, utc_ms };
-        let (mut body, mut sealed) = ([0; CONTROL_BYTES_MAX], [0; CONTROL_BYTES_MAX]);
-        let Ok(length) = receipt.encode(&mut body) else { return };
-        let Ok(length) = key.seal(node, Down::Receipt, nonce, &body[..length], &mut sealed) else { return };
-        self.downlinks.send(node, Down::Receipt, Bytes::copy_from_slice(&sealed[..length]));
-    }
-
-    fn report(&self, arrival: &Arrival, reply: Reply) {
-        let report = match Report::decode(&arrival.payload) {
-            Ok(report) => report,
-            Err(error) => {
-                counter!("tianyu_reports_malformed_total").increment(1);
-                tracing::warn!(node = %arrival.node, %error, "a report whose envelope cannot be read");
-                return reply.give(Verdict::Done);
-            }
-        };
-        let now = self.clock.utc();
-        let mut core = self.lock();
-        let seen = core.seen.entry(arrival.node.clone()).or_default();
-        seen.reports += 1;
-        seen.last_report_ms = now.ms;
-        let envelope = report.envelope;
-        let Some(state) = core.nodes.get(&arrival.node).cloned() else {
-            counter!("tianyu_reports_without_session_total").increment(1);
-            return reply.give(Verdict::Done);
-        };
-        let Some(ring) = state.ring(envelope.ring) else {
-            counter!("tianyu_reports_without_session_total").increment(1);
-            return reply.give(Verdict::Done);
-        };
-        let overlap = match ring.position(envelope.first, envelope.count) {
-            Position::Ahead => {
-                // Its predecessors must be dated first; the node sends them when no receipt comes.
-                counter!("tianyu_reports_ahead_total").increment(1);
-                return reply.give(Verdict::Done);
-            }
-            Position::Below => envelope.count,
-            Position::New { overlap } => overlap,
-        };
-        let decoded: Result<Vec<Record>, Malformed> = report.records().collect();
-        let (records, digests) = match decoded {
-            Ok(records) => {
-                let digests: Option<Vec<u32>> = records.iter().map(|r| record_digest(r, envelope.boot)).collect();
-                (records, digests.unwrap_or_default())
-            }
-            Err(_) if overlap == envelope.count => {
-                return self.again(&mut core, &arrival.node, &state, reply);
-            }
-            Err(error) => {
-                let reason = match error {
-                    Malformed::Newer(_) => Reason::NewerVersion,
-                    _ => Reason::Poison,
-                };
-                let digests = vec![report::digest(&arrival.payload); (envelope.count - overlap) as usize];
-                let decision = (reason, Vec::new());
-                return self.hold(&mut core, arrival, &report, overlap, &digests, decision, now.ms, reply);
-            }
-        };
-        let clashing = (0..overlap).any(|at| {
-            let known = ring.digest(envelope.first + at);
-            known.is_none() || known != digests.get(at as usize).copied()
-        });
-        if clashing {
-            counter!("tianyu_other_content_total").increment(1);
-            tracing::error!(node = %arrival.node, ring = envelope.ring, first = envelope.first, "records came again with other content; is this name on two boards?");
-            core.seen.entry(arrival.node.clone()).or_default().other_content += 1;
-            let decision = (Reason::OtherContent, Vec::new());
-            return self.hold(&mut core, arrival, &report, envelope.count, &[], decision, now.ms, reply);
-        }
-        if overlap == envelope.count {
-            core.seen.entry(arrival.node.clone()).or_default().duplicates += 1;
-            return self.again(&mut core, &arrival.node, &state, reply);
-        }
-        let fresh = &digests[overlap as usize..];
-        if core.waiting.blocks(&arrival.node, envelope.ring) {
-            let decision = (Reason::BehindUndated, Vec::new());
-            return self.hold(&mut core, arrival, &report, overlap, fresh, decision, now.ms, reply);
-        }
-        let mut next = Node::clone(&state);
-        let first = envelope.first + overlap;
-        let news = &records[overlap as usize..];
-        let decided = self.decide(&core.registry, &arrival.node, &mut next, &report, first, news, fresh, None, now.ms);
-        match decided {
-            Decision::Accept(accepted) => {
-                let entry = Entry::Accepted(accepted);
-                // A refusal has been said through the reply.
-                if self.append(&mut core, &arrival.node, &entry, Arc::new(next), None, false, reply).is_ok()
-                    && news.iter().any(|r| matches!(r, Record::Description(_)))
-                {
-                    self.resolve(&mut core, &arrival.node);
-                }
-            }
-            Decision::Hold(reason, dates) => {
-                self.hold(&mut core, arrival, &report, overlap, fresh, (reason, dates), now.ms, reply);
-            }
-        }
-    }
-
-    /// What is durable already is receipted again.
-    fn again(&self, core: &mut Core, node: &NodeName, state: &Arc<Node>, reply: Reply) {
-        counter!("tianyu_reports_duplicate_total").increment(1);
-        let durable = core.durable.get(node).cloned();
-        let key = core.key(node);
-        if let (Some(durable), Some(session)) = (durable, state.session)
-            && let Some(ring) = durable.ring(session.ring)
-        {
-            self.send_receipt(node, &key, session.nonce, ring, false);
-        }
-        reply.give(Verdict::Done);
-    }
-
-    /// Dates and places new records, and takes them into `state`.
-    #[expect(clippy::too_many_arguments, reason = "a pure step of the pipeline with all it depends on")]
-    fn decide(
-        &self,
-        registry: &Registry,
-        node: &NodeName,
-        state: &mut Node,
-        report: &Report<'_>,
-        first: u32,
-        records: &[Record],
-        digests: &[u32],
-        held: Option<(u64, &[(i64, u64)])>,
-        arrived_ms: i64,
-    ) -> Decision {
-        let envelope = report.envelope;
-        let others: Vec<(i64, u32)> =
-            state.rings.iter().filter(|r| r.id != envelope.ring).map(|r| (r.before.date_ms, r.id)).collect();
-        let Some(ring) = state.ring_mut(envelope.ring) else { return Decision::Hold(Reason::Undated, Vec::new()) };
-        let mut before = ring.before;
-        let mut dates: Vec<(i64, u64)> = Vec::with_capacity(records.len());
-        let mut dated = Vec::with_capacity(records.len());
-        for (at, record) in records.iter().enumerate() {
-            let t_ms = record.t_ms().unwrap_or(before.t_ms);
-            let fixed = held.and_then(|(_, dates)| dates.get(at).copied());
-            let date = match fixed {
-                Some((ms, error_ms)) => Date { ms, error_ms },
-                None => match dating::date(&ring.anchors, &before, envelope.boot, t_ms) {
-                    Some(date) if date.ms <= arrived_ms.saturating_add(FUTURE_MS_MAX) => date,
-                    _ => return Decision::Hold(Reason::Undated, Vec::new()),
-                },
-            };
-            if fixed.is_none() {
-                before = Before { date_ms: date.ms, boot: envelope.boot, t_ms };
-            }
-            dates.push((date.ms, date.error_ms));
-            dated.push((record, date, t_ms));
-        }
-        if held.is_none() && dates.iter().any(|(ms, _)| others.iter().any(|(other, _)| other == ms)) {
-            counter!("tianyu_clashes_total").increment(1);
-            return Decision::Hold(Reason::Clash, dates);
-        }
-        let mut places = Places::default();
-        let mut out = Vec::with_capacity(records.len());
-        for (at, (record, date, t_ms)) in dated.into_iter().enumerate() {
-            let content = match record {
-                Record::Round(round) => {
-                    let description = ring.descriptions.get(&round.config).map(|d| &**d);
-                    match place::round(registry, node.as_str(), description, round, date.ms, &mut places) {
-                        Ok(readings) => Content::Round { config: round.config, readings },
-                        Err(reason) => return Decision::Hold(reason, dates),
-                    }
-                }
-                Record::Event(event) => {
-                    let home = registry.place(node.as_str(), None, date.ms);
-                    Content::Event {
-                        code: event.code.id(),
-                        subject: event.subject,
-                        value: event.value,
-                        detail: event.detail,
-                        place: home.and_then(|p| places.index(p)),
-                    }
-                }
-                Record::Description(description) => {
-                    ring.describe(description.clone());
-                    let mut bytes = [0; RECORD_BYTES_MAX];
-                    let length = record.encode(envelope.boot, &mut bytes).unwrap_or(0);
-                    Content::Description(bytes[..length].to_vec())
-                }
-                Record::Loss(loss) => {
-                    counter!("tianyu_records_lost_by_node_total").increment(loss.count.into());
-                    Content::Loss(loss.first, loss.count, loss.cause)
-                }
-                Record::Gone => Content::Gone,
-            };
-            let seq = first + at as u32;
-            out.push(Dated { seq, date_ms: date.ms, error_ms: date.error_ms, t_ms, content });
-        }
-        if held.is_none() {
-            for digest in digests {
-                ring.push(*digest);
-            }
-        }
-        if held.is_none_or(|(_, dates)| dates.is_empty()) {
-            ring.before = before;
-        }
-        let added = if held.is_none() { digests.len() } else { 0 };
-        let window = state.ring(envelope.ring).map(|ring| {
-            minicbor::to_vec(Code::of(node.as_str(), state, ring, added, false, false)).unwrap_or_default()
-        });
-        Decision::Accept(Accepted {
-            node: node.as_str().to_owned(),
-            ring: envelope.ring,
-            boot: envelope.boot,
-            arrived_ms,
-            places: places.0,
-            records: out,
-            held: held.map(|(index, _)| index),
-            window: window.unwrap_or_default(),
-        })
-    }
-
-    /// Keeps a report, from its `overlap`-th record on, until it can be decided.
-    #[expect(clippy::too_many_arguments, reason = "one place that ties state, entry and verdict together")]
-    fn hold(
-        &self,
-        core: &mut Core,
-        arrival: &Arrival,
-        report: &Report<'_>,
-        overlap: u32,
-        digests: &[u32],
-        (reason, dates): (Reason, Vec<(i64, u64)>),
-        arrived_ms: i64,
-        reply: Reply,
-    ) {
-        counter!("tianyu_held_total", "reason" => format!("{reason:?}")).increment(1);
-        if core.waiting.bytes_of(&arrival.node) + arrival.payload.len() as u64 > self.held_node_bytes {
-            // Its own records wait on the node; nobody else notices.
-            counter!("tianyu_held_over_budget_total").increment(1);
-            tracing::warn!(node = %arrival.node, "too much of this node waits in the held log; see tianyu held list");
-            return reply.give(Verdict::Done);
-        }
-        let envelope = report.envelope;
-        let mut state = core.nodes.get(&arrival.node).map_or_else(Node::default, |n| Node::clone(n));
-        let mut window = None;
-        if reason != Reason::OtherContent
-            && let Some(ring) = state.ring_mut(envelope.ring)
-        {
-            for digest in digests {
-                ring.push(*digest);
-            }
-            if let (Some((date_ms, _)), Ok(Some(last))) = (dates.last().copied(), report.records().last().transpose()) {
-                let t_ms = last.t_ms().unwrap_or(ring.before.t_ms);
-                ring.before = Before { date_ms, boot: envelope.boot, t_ms };
-            }
-            let ring = ring.clone();
-            window = Some(Code::of(arrival.node.as_str(), &state, &ring, digests.len(), false, false));
-        }
-        let (from, count) = match reason {
-            Reason::OtherContent => (envelope.first, envelope.count),
-            _ => (envelope.first + overlap, envelope.count - overlap),
-        };
-        let waiting = Waiting {
-            node: arrival.node.as_str().to_owned(),
-            ring: envelope.ring,
-            from,
-            count,
-            arrived_ms,
-            reason,
-            dates,
-            payload: arrival.payload.to_vec(),
-            window,
-        };
-        let entry = HeldEntry::Waiting(Box::new(waiting));
-        let bytes = minicbor::to_vec(&entry).unwrap_or_default();
-        let state = Arc::new(state);
-        let waits = (entry.clone(), bytes.len() as u64);
-        let done = self.done(&arrival.node, &state, None, Some(waits), false, reply);
-        let Core { waiting, .. } = core;
-        match self.held.append_then(&bytes, &mut || waiting.encode(), done) {
-            Ok(index) => {
-                core.waiting.apply(index, &entry, bytes.len() as u64);
-                core.nodes.insert(arrival.node.clone(), state);
-            }
-            Err(error) => tracing::debug!(node = %arrival.node, %error, "not held"),
-        }
-    }
-
-    /// Tries what waits of one node again, oldest first.
-    fn resolve(&self, core: &mut Core, node: &NodeName) -> usize {
-        let candidates: Vec<u64> = core
-            .waiting
-            .iter()
-            .filter(|(_, s)| s.node == node.as_str() && s.reason.resolves_itself())
-            .map(|(index, _)| index)
-            .collect();
-        let mut accepted = 0;
-        let mut blocked = HashSet::new();
-        for index in candidates {
-            let Some(waiting) = self.read_held(index) else { continue };
-            if waiting.reason.blocks() && blocked.contains(&waiting.ring) {
-                continue;
-            }
-            let Some(state) = core.nodes.get(node).cloned() else { continue };
-            let Ok(report) = Report::decode(&waiting.payload) else { continue };
-            let Ok(records) = report.records().collect::<Result<Vec<_>, _>>() else { continue };
-            let skip = waiting.from.saturating_sub(report.envelope.first) as usize;
-            let Some(news) = records.get(skip..) else { continue };
-            let mut next = Node::clone(&state);
-            let held = Some((index, waiting.dates.as_slice()));
-            let arrived = waiting.arrived_ms.max(self.clock.utc().ms);
-            let decided = self.decide(&core.registry, node, &mut next, &report, waiting.from, news, &[], held, arrived);
-            let Decision::Accept(entry) = decided else {
-                if waiting.reason.blocks() {
-                    blocked.insert(waiting.ring);
-                }
-                continue;
-            };
-            core.resolving.insert(index);
-            core.waiting.remove(index);
-            let entry = Entry::Accepted(entry);
-            if self.append(core, node, &entry, Arc::new(next), Some(index), false, Reply::nobody()).is_err() {
-                core.resolving.remove(&index);
-                core.waiting = core.waiting_durable.clone();
-                break;
-            }
-            accepted += 1;
-        }
-        accepted
-    }
-
-    /// One entry of the held log, as it was received.
-    pub fn read_held(&self, index: u64) -> Option<Waiting> {
-        match self.held.reader(index).read() {
-            Ok(Some(spool::Read::Entry { index: found, bytes })) if found == index => match minicbor::decode(&bytes) {
-                Ok(HeldEntry::Waiting(waiting)) => Some(*waiting),
-                _ => None,
-            },
-            Ok(_) => None,
-            Err(error) => {
-                tracing::warn!(index, %error, "read the held log");
-                None
-            }
-        }
-    }
-
-    /// Marks a held entry as dealt with, and lets go of what nobody needs any more.
-    fn settle(&self, index: u64, accepted: bool, by: String) {
-        let at_ms = self.clock.utc().ms;
-        let entry = HeldEntry::Settled { index, accepted, by, at_ms };
-        let bytes = minicbor::to_vec(&entry).unwrap_or_default();
-        let myself = self.myself.clone();
-        let waiting = self.lock().waiting.clone();
-        let done = Box::new(move |result: Result<u64, _>| {
-            let (Some(acceptor), Ok(mark)) = (myself.upgrade(), result) else { return };
-            let keep = {
-                let mut core = acceptor.lock();
-                core.resolving.remove(&index);
-                core.waiting_durable.remove(index);
-                core.waiting_durable.oldest().unwrap_or(mark + 1)
-            };
-            if let Err(error) =
-                acceptor.held.consumer(HELD_CONSUMER).and_then(|consumer| consumer.commit_and_sync(keep))
-            {
-                tracing::warn!(%error, "let go of settled entries");
-            }
-        });
-        if let Err(error) = self.held.append_then(&bytes, &mut || waiting.encode(), done) {
-            // Found again, and settled again, at the next start: the spool knows it was resolved.
-            tracing::debug!(index, %error, "settle");
-        }
     }
 
     fn live(&self, arrival: &Arrival) {
@@ -838,8 +453,6 @@ impl Acceptor {
 
 /// Name of the held log's only consumer: what nobody waits for any more.
 const HELD_CONSUMER: &str = "settled";
-/// A record may be dated this far ahead of the gateway's clock.
-const FUTURE_MS_MAX: i64 = 60_000;
 
 impl Core {
     fn key(&mut self, node: &NodeName) -> Key {
@@ -849,6 +462,28 @@ impl Core {
         let key = self.credentials.key(node);
         self.keys.insert(node.clone(), key.clone());
         key
+    }
+
+    fn refused(&mut self, node: &NodeName, error: &AppendError) {
+        counter!("tianyu_refused_total").increment(1);
+        let why = error.to_string();
+        if self.refusing.is_none() {
+            tracing::error!(%node, %error, "reports are not taken now; nodes keep them");
+        }
+        self.refusing = Some(why);
+    }
+
+    /// Channels of a node that a registry would give one series, by what their nodes say they
+    /// measure.
+    fn shared_series(&self, registry: &Registry) -> Vec<Complaint> {
+        let mut complaints = Vec::new();
+        for (name, node) in &self.nodes {
+            let newest = node.session.and_then(|s| node.ring(s.ring)?.descriptions.last_key_value());
+            if let Some((_, description)) = newest {
+                complaints.extend(registry.shared_series(name.as_str(), description));
+            }
+        }
+        complaints
     }
 }
 
@@ -875,86 +510,5 @@ impl Accept for Acceptor {
 
     fn connection(&self, node: &NodeName, connected: bool) {
         self.lock().seen.entry(node.clone()).or_default().connected = connected;
-    }
-}
-
-fn record_digest(record: &Record, boot: u16) -> Option<u32> {
-    let mut bytes = [0; RECORD_BYTES_MAX];
-    let length = record.encode(boot, &mut bytes).ok()?;
-    Some(report::digest(&bytes[..length]))
-}
-
-fn encode_checkpoint(nodes: &HashMap<NodeName, Arc<Node>>, resolving: &HashSet<u64>) -> Vec<u8> {
-    let codes: Vec<Code> = nodes
-        .iter()
-        .flat_map(|(name, node)| {
-            node.rings.iter().map(|ring| Code::of(name.as_str(), node, ring, usize::MAX, true, true))
-        })
-        .collect();
-    let resolving: Vec<u64> = resolving.iter().copied().collect();
-    minicbor::to_vec((codes, resolving)).unwrap_or_default()
-}
-
-fn apply(code: &Code, nodes: &mut HashMap<NodeName, Node>) {
-    if let Ok(name) = NodeName::new(&code.node) {
-        code.apply(nodes.entry(name).or_default());
-    }
-}
-
-fn replay_spool(replay: Replay, nodes: &mut HashMap<NodeName, Node>, resolved: &mut HashSet<u64>) {
-    match replay {
-        Replay::Checkpoint(bytes) => match minicbor::decode::<(Vec<Code>, Vec<u64>)>(&bytes) {
-            Ok((codes, resolving)) => {
-                codes.iter().for_each(|code| apply(code, nodes));
-                resolved.extend(resolving);
-            }
-            Err(error) => tracing::error!(%error, "a checkpoint cannot be read"),
-        },
-        Replay::Entry { index, bytes } => match Entry::decode(&bytes) {
-            Ok(Entry::Window(bytes)) => match minicbor::decode::<Code>(&bytes) {
-                Ok(code) => apply(&code, nodes),
-                Err(error) => tracing::error!(index, %error, "a window cannot be read"),
-            },
-            Ok(Entry::Accepted(accepted)) => {
-                resolved.extend(accepted.held);
-                let Ok(code) = minicbor::decode::<Code>(&accepted.window) else {
-                    return tracing::error!(index, "a window cannot be read");
-                };
-                apply(&code, nodes);
-                let ring = NodeName::new(&accepted.node).ok().and_then(|n| nodes.get_mut(&n)?.ring_mut(accepted.ring));
-                let Some(ring) = ring else { return };
-                for record in &accepted.records {
-                    if let Content::Description(bytes) = &record.content
-                        && let Ok((_, Record::Description(description))) = Record::decode(bytes)
-                    {
-                        ring.describe(description);
-                    }
-                }
-            }
-            Err(error) => tracing::error!(index, %error, "a spool entry cannot be read"),
-        },
-    }
-}
-
-fn replay_held(replay: Replay, nodes: &mut HashMap<NodeName, Node>, waiting: &mut Index) {
-    match replay {
-        Replay::Checkpoint(bytes) => match Index::decode(&bytes) {
-            Some(index) => *waiting = index,
-            None => tracing::error!("the held log's checkpoint cannot be read"),
-        },
-        Replay::Entry { index, bytes } => match minicbor::decode::<HeldEntry>(&bytes) {
-            Ok(entry) => {
-                waiting.apply(index, &entry, bytes.len() as u64);
-                let HeldEntry::Waiting(waiting) = &entry else { return };
-                let Some(code) = &waiting.window else { return };
-                let Ok(name) = NodeName::new(&code.node) else { return };
-                // The spool may have gone on from here: only what it does not know counts.
-                let ahead = nodes.get(&name).and_then(|n| n.ring(code.ring)).is_none_or(|r| r.next < code.next);
-                if ahead {
-                    apply(code, nodes);
-                }
-            }
-            Err(error) => tracing::error!(index, %error, "a held entry cannot be read"),
-        },
     }
 }

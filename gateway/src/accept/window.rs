@@ -10,10 +10,15 @@ use telemetry::limits::{ANCHORS_MAX, UNRECEIPTED_RECORDS_MAX};
 use telemetry::record::{Description, Record};
 use telemetry::session::{Anchor, Nonce, Open, Ready};
 
-use super::dating::Before;
+use super::dating::{self, Before};
+use super::judge::Spreads;
 
 /// Rings remembered for each node: a board that was swapped back and forth.
 const RINGS_MAX: usize = 4;
+/// Anchors kept of one boot: the nearest dates a record, and each session adds one.
+const ANCHORS_OF_BOOT_MAX: usize = 4;
+/// Anchors kept of each ring: twice as many as a node tells at once.
+const ANCHORS_KEPT_MAX: usize = 2 * ANCHORS_MAX;
 /// Descriptions remembered for each ring.
 const DESCRIPTIONS_MAX: usize = 8;
 
@@ -25,21 +30,35 @@ pub(crate) struct SessionState {
     pub(crate) boot: u16,
 }
 
+/// What is remembered of a record just below the window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(array)]
+pub(crate) struct Recent {
+    /// Digest of its content: an honest duplicate has the same.
+    #[n(0)]
+    pub(crate) digest: u32,
+    /// Its date; 0 where it waits for one.
+    #[n(1)]
+    pub(crate) date_ms: i64,
+}
+
 /// Where one ring stands.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Ring {
     pub(crate) id: u32,
     /// The first seq the gateway does not have.
     pub(crate) next: u32,
     pub(crate) before: Before,
     pub(crate) anchors: Vec<Anchor>,
-    /// Digests of the records just below `next`, the newest last.
-    pub(crate) digests: VecDeque<u32>,
+    /// The records just below `next`, the newest last.
+    pub(crate) recent: VecDeque<Recent>,
     pub(crate) descriptions: BTreeMap<u16, Arc<Description>>,
+    /// What each channel's values were like lately; gone with the program.
+    pub(crate) spreads: Spreads,
 }
 
 /// A node's rings, the newest last, and its session.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Node {
     pub(crate) session: Option<SessionState>,
     pub(crate) rings: Vec<Ring>,
@@ -71,23 +90,44 @@ impl Ring {
     /// The digest of a record below the window, if it is still remembered.
     pub(crate) fn digest(&self, seq: u32) -> Option<u32> {
         let back = self.next.checked_sub(seq)?;
-        let at = self.digests.len().checked_sub(back as usize)?;
-        self.digests.get(at).copied()
+        let at = self.recent.len().checked_sub(back as usize)?;
+        self.recent.get(at).map(|it| it.digest)
+    }
+
+    /// Whether one of the remembered records has this date.
+    pub(crate) fn is_taken(&self, date_ms: i64) -> bool {
+        date_ms <= self.before.date_ms && self.recent.iter().any(|it| it.date_ms == date_ms)
     }
 
     /// Takes a record in at the window's end.
-    pub(crate) fn push(&mut self, digest: u32) {
+    pub(crate) fn push(&mut self, recent: Recent) {
         self.next = self.next.wrapping_add(1);
-        self.digests.push_back(digest);
-        while self.digests.len() > UNRECEIPTED_RECORDS_MAX as usize {
-            self.digests.pop_front();
+        self.recent.push_back(recent);
+        while self.recent.len() > UNRECEIPTED_RECORDS_MAX as usize {
+            self.recent.pop_front();
         }
     }
 
     /// Moves the window past records that are gone.
     pub(crate) fn skip_to(&mut self, next: u32) {
         self.next = next;
-        self.digests.clear();
+        self.recent.clear();
+    }
+
+    /// Takes in an instant at which node clock and UTC were known together.
+    pub(crate) fn anchor(&mut self, anchor: Anchor) {
+        self.anchors.retain(|a| a.boot != anchor.boot || a.mono_ms != anchor.mono_ms);
+        self.anchors.push(anchor);
+        self.anchors.sort_by_key(|a| (dating::boots_between(anchor.boot, a.boot), a.mono_ms));
+        // A boot of many sessions must not push out the anchors of the boots before it.
+        if self.anchors.iter().filter(|a| a.boot == anchor.boot).count() > ANCHORS_OF_BOOT_MAX
+            && let Some(oldest) = self.anchors.iter().position(|a| a.boot == anchor.boot)
+        {
+            self.anchors.remove(oldest);
+        }
+        if self.anchors.len() > ANCHORS_KEPT_MAX {
+            self.anchors.remove(0);
+        }
     }
 
     pub(crate) fn describe(&mut self, description: Description) {
@@ -146,13 +186,7 @@ impl Node {
         }
         let Some(ring) = self.ring_mut(ready.ring) else { return false };
         for anchor in ready.anchors.iter().filter(|a| believable(a)) {
-            ring.anchors.retain(|a| a.boot != anchor.boot || a.mono_ms != anchor.mono_ms);
-            ring.anchors.push(*anchor);
-        }
-        // The newest of each boot and those of the newest boots are the ones that date what is to come.
-        ring.anchors.sort_by_key(|a| (a.boot, a.mono_ms));
-        while ring.anchors.len() > ANCHORS_MAX {
-            ring.anchors.remove(0);
+            ring.anchor(*anchor);
         }
         true
     }
@@ -162,9 +196,9 @@ impl Node {
 #[cbor(array)]
 struct AnchorCode(#[n(0)] u16, #[n(1)] u64, #[n(2)] i64, #[n(3)] u32, #[n(4)] u16);
 
-/// One ring of one node as kept in entries and checkpoints. Digests are those added since the
-/// last encoding, or all of them in a checkpoint; descriptions only in a checkpoint: between two,
-/// they are replayed from their own records.
+/// One ring of one node as kept in entries and checkpoints. `recent` are those added since the
+/// last encoding, or all of them in a checkpoint; descriptions only in a checkpoint and where a
+/// held report brought one: else they are replayed from their own records.
 #[derive(Clone, Debug, PartialEq, Encode, Decode)]
 #[cbor(array)]
 pub(crate) struct Code {
@@ -181,7 +215,7 @@ pub(crate) struct Code {
     #[n(5)]
     anchors: Vec<AnchorCode>,
     #[n(6)]
-    digests: Vec<u32>,
+    recent: Vec<Recent>,
     #[n(7)]
     skipped: bool,
     #[n(8)]
@@ -189,7 +223,7 @@ pub(crate) struct Code {
 }
 
 impl Code {
-    /// The ring's state with the digests of its last `added` records.
+    /// The ring's state with the last `added` of its recent records.
     pub(crate) fn of(name: &str, node: &Node, ring: &Ring, added: usize, skipped: bool, whole: bool) -> Self {
         let descriptions = if whole {
             let encode = |d: &Arc<Description>| {
@@ -212,10 +246,15 @@ impl Code {
                 .iter()
                 .map(|a| AnchorCode(a.boot, a.mono_ms, a.utc_ms, a.error_ms, a.drift_ppm))
                 .collect(),
-            digests: ring.digests.iter().copied().skip(ring.digests.len().saturating_sub(added)).collect(),
+            recent: ring.recent.iter().copied().skip(ring.recent.len().saturating_sub(added)).collect(),
             skipped,
             descriptions,
         }
+    }
+
+    /// The newest record that was dated then.
+    pub(crate) fn before(&self) -> Before {
+        Before { date_ms: self.before.0, boot: self.before.1, t_ms: self.before.2 }
     }
 
     /// Brings `node` to this state; the opposite of [`Code::of`].
@@ -229,18 +268,23 @@ impl Code {
         }
         let Some(ring) = node.ring_mut(self.ring) else { return };
         if self.skipped {
-            ring.digests.clear();
+            ring.recent.clear();
         }
-        for digest in &self.digests {
-            ring.push(*digest);
+        for recent in &self.recent {
+            ring.push(*recent);
         }
         ring.next = self.next;
-        ring.before = Before { date_ms: self.before.0, boot: self.before.1, t_ms: self.before.2 };
+        ring.before = self.before();
         ring.anchors = self
             .anchors
             .iter()
             .map(|a| Anchor { boot: a.0, mono_ms: a.1, utc_ms: a.2, error_ms: a.3, drift_ppm: a.4 })
             .collect();
+        self.describe(ring);
+    }
+
+    /// Tells a ring the descriptions that are in it.
+    pub(crate) fn describe(&self, ring: &mut Ring) {
         for bytes in &self.descriptions {
             if let Ok((_, Record::Description(description))) = Record::decode(bytes) {
                 ring.describe(description);
@@ -265,8 +309,10 @@ mod tests {
         assert_eq!(ring.position(101, 5), Position::Ahead);
         assert_eq!(ring.position(100, 5), Position::New { overlap: 0 });
         for digest in 0..10 {
-            ring.push(digest);
+            ring.push(Recent { digest, date_ms: 1000 + i64::from(digest) });
         }
+        ring.before.date_ms = 1009;
+        assert!(ring.is_taken(1003) && !ring.is_taken(999) && !ring.is_taken(1010));
         assert_eq!(ring.position(105, 5), Position::Below);
         assert_eq!(ring.position(105, 6), Position::New { overlap: 5 });
         assert_eq!(ring.digest(100), Some(0));
@@ -288,7 +334,7 @@ mod tests {
     fn a_new_ring_is_a_new_window_and_the_old_one_is_remembered() {
         let mut node = Node::default();
         node.open(&open(9, 0, 10));
-        node.ring_mut(9).unwrap().push(7);
+        node.ring_mut(9).unwrap().push(Recent { digest: 7, date_ms: 1 });
         assert!(node.open(&open(10, 0, 1)).new_ring);
         assert!(!node.open(&open(9, 0, 10)).new_ring);
         assert_eq!(node.ring(9).unwrap().next, 1);
@@ -305,7 +351,7 @@ mod tests {
         Code::of("a", &node, node.ring(9).unwrap(), 0, true, false).apply(&mut followed);
         for digest in 0..300 {
             let ring = node.ring_mut(9).unwrap();
-            ring.push(digest);
+            ring.push(Recent { digest, date_ms: i64::from(digest) });
             ring.before = Before { date_ms: 1, boot: 1, t_ms: 2 };
             Code::of("a", &node, node.ring(9).unwrap(), 1, false, false).apply(&mut followed);
         }

@@ -3,17 +3,20 @@
 
 #[cfg(feature = "field")]
 mod demo;
+mod held;
 mod inspect;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use clap::{CommandFactory as _, Parser, Subcommand};
+use gateway::clock::SystemClock;
 use gateway::config::{Config, Log};
 use gateway::credentials::Credentials;
 use gateway::registry::Registry;
-use gateway::{Surroundings, listing, run};
+use gateway::{Gateway, Surroundings, listing, run};
 use telemetry::NodeName;
 use tokio_util::sync::CancellationToken;
 
@@ -36,6 +39,10 @@ enum Command {
         /// Configuration file; see the commented example in gateway/examples/tianyu.toml
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
+        /// Believe the machine's clock although later dates are in the log: after it ran ahead and
+        /// was set right
+        #[arg(long)]
+        trust_clock: bool,
     },
     /// Show it all at once: a gateway and four simulated sites in this process, nothing to install
     #[cfg(feature = "field")]
@@ -64,11 +71,11 @@ enum Command {
     },
     /// See and settle what waits for a description, a place or a clock, or was refused
     Held {
-        /// Address of the running gateway's API
-        #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8080")]
-        api: String,
+        /// The gateway's data directory
+        #[arg(long, value_name = "DIR", default_value = "tianyu-data")]
+        data: PathBuf,
         #[command(subcommand)]
-        command: HeldCommand,
+        command: held::HeldCommand,
     },
     /// Print completions for a shell
     Completions {
@@ -103,27 +110,6 @@ enum SpoolCommand {
     Export,
 }
 
-#[derive(Subcommand)]
-enum HeldCommand {
-    /// What waits, with reasons
-    List,
-    /// One entry, with its bytes as received
-    Show {
-        /// Its index
-        index: u64,
-    },
-    /// Look again at everything that waits, now
-    Resolve,
-    /// Drop an entry for good
-    Drop {
-        /// Its index
-        index: u64,
-        /// Who drops it and why; kept in the log
-        #[arg(long)]
-        by: String,
-    },
-}
-
 /// Runs a command.
 pub(crate) fn main(arguments: Arguments) -> ExitCode {
     match command(arguments.command) {
@@ -137,7 +123,7 @@ pub(crate) fn main(arguments: Arguments) -> ExitCode {
 
 fn command(command: Command) -> anyhow::Result<ExitCode> {
     match command {
-        Command::Run { config } => run_gateway(&config),
+        Command::Run { config, trust_clock } => run_gateway(&config, trust_clock),
         #[cfg(feature = "field")]
         Command::Demo(arguments) => demo::run(arguments),
         Command::Check { files } => check(&files),
@@ -147,7 +133,7 @@ fn command(command: Command) -> anyhow::Result<ExitCode> {
             SpoolCommand::Verify => inspect::inspect(&data, true),
             SpoolCommand::Export => inspect::export(&data),
         },
-        Command::Held { api, command } => held(&api, &command),
+        Command::Held { data, command } => held::run(&data, command),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Arguments::command(), "tianyu", &mut std::io::stdout());
             Ok(ExitCode::SUCCESS)
@@ -155,7 +141,7 @@ fn command(command: Command) -> anyhow::Result<ExitCode> {
     }
 }
 
-fn run_gateway(path: &std::path::Path) -> anyhow::Result<ExitCode> {
+fn run_gateway(path: &std::path::Path, trust_clock: bool) -> anyhow::Result<ExitCode> {
     let config = match Config::load(path) {
         Ok(config) => config,
         Err(complaints) => {
@@ -170,8 +156,13 @@ fn run_gateway(path: &std::path::Path) -> anyhow::Result<ExitCode> {
     log_to_stderr(&config.log)?;
     let metrics = metrics_exporter_prometheus::PrometheusBuilder::new().install_recorder()?;
     until_told(async |shutdown| {
-        let surroundings = Surroundings::from(&config, Some(metrics)).await?;
-        run(config, surroundings, shutdown, |_| tracing::info!("ready")).await
+        let clock = if trust_clock { SystemClock::trusted() } else { SystemClock::new() };
+        let surroundings = Surroundings::from(&config, Arc::new(clock), Some(metrics)).await?;
+        run(config, surroundings, shutdown, |gateway| {
+            tokio::spawn(hang_ups(gateway));
+            tracing::info!("ready");
+        })
+        .await
     })?;
     Ok(ExitCode::SUCCESS)
 }
@@ -215,6 +206,19 @@ async fn signals(shutdown: CancellationToken) {
             std::process::exit(130);
         }
         shutdown.cancel();
+    }
+}
+
+/// SIGHUP reads registry and credentials again.
+async fn hang_ups(gateway: Arc<Gateway>) {
+    use tokio::signal::unix::{SignalKind, signal};
+    match signal(SignalKind::hangup()) {
+        Ok(mut hang_up) => {
+            while hang_up.recv().await.is_some() {
+                gateway.reload();
+            }
+        }
+        Err(error) => tracing::error!(%error, "SIGHUP cannot be caught; files are read again when they change"),
     }
 }
 
@@ -264,42 +268,4 @@ fn node(data: &std::path::Path, command: &NodeCommand) -> anyhow::Result<ExitCod
         }
     }
     Ok(ExitCode::SUCCESS)
-}
-
-fn held(api: &str, command: &HeldCommand) -> anyhow::Result<ExitCode> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let client = reqwest::Client::builder().no_proxy().timeout(std::time::Duration::from_secs(30)).build()?;
-    let base = api.trim_end_matches('/');
-    let request = match command {
-        HeldCommand::List => client.get(format!("{base}/api/v1/held")),
-        HeldCommand::Show { index } => client.get(format!("{base}/api/v1/held/{index}")),
-        HeldCommand::Resolve => client.post(format!("{base}/api/v1/held/resolve")),
-        HeldCommand::Drop { index, by } => client.post(format!("{base}/api/v1/held/{index}/drop")).body(by.clone()),
-    };
-    runtime.block_on(async {
-        let answer = request.send().await.with_context(|| {
-            format!("ask the gateway at {base}; is it running, and is this the address of its [api]?")
-        })?;
-        let ok = answer.status().is_success();
-        let value: serde_json::Value = serde_json::from_str(&answer.text().await?)?;
-        match value.as_array() {
-            Some(entries) if matches!(command, HeldCommand::List) => {
-                for entry in entries {
-                    let e = &entry["entry"];
-                    println!(
-                        "{:>8}  {}  ring {}  seq {}+{}  {}",
-                        entry["index"],
-                        e["node"].as_str().unwrap_or_default(),
-                        e["ring"],
-                        e["from"],
-                        e["count"],
-                        e["reason"].as_str().unwrap_or_default()
-                    );
-                }
-                println!("{} waiting", entries.len());
-            }
-            _ => println!("{}", serde_json::to_string_pretty(&value)?),
-        }
-        Ok(if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-    })
 }

@@ -1,0 +1,106 @@
+//! The conversation with a node, the gateway's side: sessions, receipts, and the request to open
+//! a session anew.
+
+use bytes::Bytes;
+use metrics::counter;
+use telemetry::NodeName;
+use telemetry::limits::CONTROL_BYTES_MAX;
+use telemetry::mac::Key;
+use telemetry::session::{Command, Nonce, Order, Receipt, Session};
+use telemetry::topic::Down;
+
+use super::window::{Code, Node, Ring};
+use super::{Acceptor, Appending, dating};
+use crate::custody::{Arrival, Reply, Sent, Verdict};
+use crate::entry::Entry;
+
+impl Acceptor {
+    pub(super) fn session(&self, arrival: &Arrival, reply: Reply) {
+        let session = match Session::decode(&arrival.payload) {
+            Ok(session) => session,
+            Err(error) => {
+                counter!("tianyu_sessions_malformed_total").increment(1);
+                tracing::warn!(node = %arrival.node, %error, "session message");
+                return reply.give(Verdict::Done);
+            }
+        };
+        let now = self.clock.utc();
+        let mut core = self.lock();
+        let mut state = core.nodes.get(&arrival.node).map_or_else(Node::default, |n| Node::clone(n));
+        let (ring, skipped, with_utc) = match &session {
+            Session::Open(open) => {
+                let opened = state.open(open);
+                if opened.new_ring {
+                    counter!("tianyu_new_rings_total").increment(1);
+                    tracing::info!(node = %arrival.node, ring = open.ring, first = open.floor, "a ring not seen before");
+                }
+                if opened.lost > 0 {
+                    counter!("tianyu_records_lost_by_node_total").increment(opened.lost.into());
+                    tracing::warn!(node = %arrival.node, ring = open.ring, records = opened.lost, "the node no longer holds records that never came");
+                }
+                if now.known_good {
+                    core.without_utc.remove(&arrival.node);
+                } else {
+                    core.without_utc.insert(arrival.node.clone());
+                }
+                (open.ring, opened.new_ring || opened.lost > 0, true)
+            }
+            Session::Ready(ready) => {
+                let known = state.ready(ready, |a| now.known_good && dating::believable(a, now.ms));
+                if !known {
+                    counter!("tianyu_sessions_stale_total").increment(1);
+                    return reply.give(Verdict::Done);
+                }
+                (ready.ring, false, false)
+            }
+        };
+        let Some(of) = state.ring(ring) else { return };
+        let code = Code::of(arrival.node.as_str(), &state, of, 0, skipped, false);
+        // A vector takes whatever is written to it.
+        let entry = Entry::Window(minicbor::to_vec(&code).unwrap_or_default());
+        let appending = Appending { state: state.into(), held: None, with_utc, reply };
+        let result = self.append(&mut core, &arrival.node, &entry, appending);
+        if result.is_ok() && !with_utc {
+            // Its anchors may date what waited for them.
+            self.look_again(&mut core, &arrival.node);
+        }
+    }
+
+    pub(super) fn send_receipt(&self, node: &NodeName, key: &Key, nonce: Nonce, ring: &Ring, with_utc: bool) {
+        let now = self.clock.utc();
+        let utc_ms = (with_utc && now.known_good).then_some(now.ms);
+        let receipt = Receipt { ring: ring.id, next: ring.next, utc_ms };
+        let mut body = [0; CONTROL_BYTES_MAX];
+        let Ok(length) = receipt.encode(&mut body) else { return };
+        // A node that is gone asks again when it is back.
+        self.send_sealed(node, key, Down::Receipt, nonce, &body[..length]);
+    }
+
+    /// Asks every node whose session began while the gateway's clock was not known good to open
+    /// another, now that it is: until then their new records can wait without a date.
+    pub fn offer_utc(&self) {
+        let now = self.clock.utc();
+        if !now.known_good {
+            return;
+        }
+        let mut core = self.lock();
+        let nodes: Vec<NodeName> = core.without_utc.drain().collect();
+        for node in nodes {
+            let Some(session) = core.nodes.get(&node).and_then(|state| state.session) else { continue };
+            let key = core.key(&node);
+            // Rises within any session, also across a restart of the gateway; harmless at any time.
+            let counter = (now.ms / 100) as u32;
+            let command = Command { counter, not_after_ms: u64::MAX, order: Order::Reopen };
+            let mut body = [0; CONTROL_BYTES_MAX];
+            let Ok(length) = command.encode(&mut body) else { continue };
+            let sent = self.send_sealed(&node, &key, Down::Command, session.nonce, &body[..length]);
+            tracing::info!(%node, ?sent, "asked to open a session anew: the clock is known now");
+        }
+    }
+
+    fn send_sealed(&self, node: &NodeName, key: &Key, kind: Down, nonce: Nonce, body: &[u8]) -> Option<Sent> {
+        let mut sealed = [0; CONTROL_BYTES_MAX];
+        let length = key.seal(node, kind, nonce, body, &mut sealed).ok()?;
+        Some(self.downlinks.send(node, kind, Bytes::copy_from_slice(&sealed[..length])))
+    }
+}
