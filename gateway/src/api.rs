@@ -1,6 +1,7 @@
 //! The gateway over HTTP: JSON for people and programs, metrics for Prometheus, health for
 //! whoever restarts things. Read-only: it has no log-in, so it changes nothing.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::extract::{Path, State};
@@ -9,11 +10,13 @@ use axum::response::{IntoResponse, Json, Response};
 use axum::routing::get;
 use axum::{Router, serve};
 use metrics_exporter_prometheus::PrometheusHandle;
+use serde::Serialize;
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::Gateway;
+use crate::live::LiveNode;
 
 #[derive(Clone)]
 struct Shared {
@@ -68,9 +71,20 @@ async fn prometheus(State(shared): State<Shared>) -> String {
     shared.metrics.as_ref().map(PrometheusHandle::render).unwrap_or_default()
 }
 
+/// A node as shown, with what only the moment of asking tells.
+#[derive(Serialize)]
+struct Shown {
+    age_ms: u64,
+    #[serde(flatten)]
+    node: LiveNode,
+}
+
 async fn live(State(shared): State<Shared>) -> Response {
     let now_ms = shared.gateway.now_ms();
-    Json(json!({ "now_ms": now_ms, "nodes": shared.gateway.live().all() })).into_response()
+    let all = shared.gateway.live().all();
+    let nodes: BTreeMap<_, _> =
+        all.into_iter().map(|(name, node)| (name, Shown { age_ms: node.age_ms(now_ms), node })).collect();
+    Json(json!({ "now_ms": now_ms, "nodes": nodes })).into_response()
 }
 
 async fn sites(State(shared): State<Shared>) -> Response {

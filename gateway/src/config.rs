@@ -278,7 +278,25 @@ impl Config {
             return Err(complaints);
         }
         config.resolve(file.parent().unwrap_or(Path::new("")));
-        Ok(config)
+        let missing = config.missing(file, &text);
+        if missing.is_empty() { Ok(config) } else { Err(missing) }
+    }
+
+    /// Files that it names and that cannot be read.
+    fn missing(&self, file: &Path, text: &str) -> Vec<Complaint> {
+        let endpoint = self.endpoint.as_ref();
+        let named = [
+            ("certificate", endpoint.and_then(|e| e.certificate.as_ref()), "the certificate chain in PEM"),
+            ("key", endpoint.and_then(|e| e.key.as_ref()), "the certificate's private key in PEM"),
+            ("password_file", self.broker.as_ref().and_then(|b| b.password_file.as_ref()), "the broker's password"),
+            ("token_file", self.influx.as_ref().map(|i| &i.token_file), "an InfluxDB token that may write the bucket"),
+        ];
+        let unread = named.into_iter().filter_map(|(key, path, what)| {
+            let error = std::fs::File::open(path?).err()?;
+            let what = format!("{} cannot be read ({error}): put {what} there", path?.display());
+            Some(Complaint::key(file, text, key, what))
+        });
+        unread.collect()
     }
 
     fn resolve(&mut self, base: &Path) {
@@ -386,8 +404,14 @@ mod tests {
 
     #[test]
     fn the_example_is_valid_and_says_every_key() {
-        let example = include_str!("../examples/tianyu.toml");
-        let config = load(example).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("tianyu.toml");
+        std::fs::write(&file, include_str!("../examples/tianyu.toml")).unwrap();
+        let complaints = Config::load(&file).unwrap_err();
+        assert_eq!(complaints.len(), 1, "{complaints:?}");
+        assert!(complaints[0].line > 0 && complaints[0].what.contains("put an InfluxDB token"), "{complaints:?}");
+        std::fs::write(folder.path().join("influx.token"), "t").unwrap();
+        let config = Config::load(&file).unwrap();
         assert!(
             config.endpoint.is_some() && config.broker.is_some() && config.influx.is_some() && config.api.is_some()
         );

@@ -212,11 +212,6 @@ fn value(reading: &LiveReading) -> String {
     reading.value.map_or_else(|| "—".to_owned(), |value| format!("{value}"))
 }
 
-/// Age of a node's newest values, s.
-fn age_s(node: &LiveNode, now_ms: i64) -> f64 {
-    (now_ms - node.arrived_ms).max(0) as f64 / 1e3 + node.age_at_sending_ms as f64 / 1e3
-}
-
 /// Everything as a table.
 fn table(nodes: &BTreeMap<String, LiveNode>, now_ms: i64) -> String {
     let mut text = String::new();
@@ -225,7 +220,7 @@ fn table(nodes: &BTreeMap<String, LiveNode>, now_ms: i64) -> String {
         let _ = writeln!(
             text,
             "{name}  {:.0} s  actuators {:08b}  alarms {:b}",
-            age_s(node, now_ms),
+            node.age_ms(now_ms) as f64 / 1e3,
             node.actuators,
             node.alarms
         );
@@ -247,7 +242,7 @@ fn table(nodes: &BTreeMap<String, LiveNode>, now_ms: i64) -> String {
 
 /// One node's newest values as a line.
 fn line(name: &str, node: &LiveNode, now_ms: i64) -> String {
-    let mut text = format!("{name} age={:.1}s", age_s(node, now_ms));
+    let mut text = format!("{name} age={:.1}s", node.age_ms(now_ms) as f64 / 1e3);
     for it in &node.readings {
         let _ = write!(text, " {}", it.property);
         if !it.point.is_empty() {

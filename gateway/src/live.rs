@@ -50,6 +50,13 @@ pub struct LiveNode {
     pub alarms: u32,
 }
 
+impl LiveNode {
+    /// How old its newest values are by a clock that shows `now_ms`.
+    pub fn age_ms(&self, now_ms: i64) -> u64 {
+        u64::try_from(now_ms - self.arrived_ms).unwrap_or(0).saturating_add(self.age_at_sending_ms)
+    }
+}
+
 /// All of it.
 #[derive(Default)]
 pub struct Live {

@@ -95,11 +95,12 @@ impl Case<'_> {
                     let length = record.encode(envelope.boot, &mut bytes).unwrap_or(0);
                     Content::Description(bytes[..length].to_vec())
                 }
-                Record::Loss(loss) => {
-                    counter!("tianyu_records_lost_by_node_total").increment(loss.count.into());
-                    Content::Loss(loss.first, loss.count, loss.cause)
+                // Counted already when the session told the floor that passed them.
+                Record::Loss(loss) => Content::Loss(loss.first, loss.count, loss.cause),
+                Record::Gone => {
+                    ring.lost += 1;
+                    Content::Gone
                 }
-                Record::Gone => Content::Gone,
             };
             out.push(Dated { seq, date_ms: date.ms, error_ms: date.error_ms, t_ms, content });
         }

@@ -122,6 +122,8 @@ struct Appending {
 #[derive(Clone, Copy, Default)]
 struct Seen {
     last_report_ms: i64,
+    /// The next seq of the node's ring, as its session told.
+    told_next: Option<u32>,
     connected: bool,
     reports: u64,
     duplicates: u64,
@@ -157,6 +159,10 @@ pub struct NodeStatus {
     pub boot: Option<u16>,
     /// The first seq the gateway does not have.
     pub next: u32,
+    /// Records that the node held beyond that when its session opened; none before one has.
+    pub backlog: Option<u32>,
+    /// Records of this ring that are gone for good.
+    pub lost: u64,
     /// Whether the clock of its present boot is known.
     pub clock_known: bool,
     /// Date of its newest record; 0 = none.
@@ -294,6 +300,8 @@ impl Acceptor {
                     ring: node.session.map(|s| s.ring),
                     boot,
                     next: ring.map_or(0, |r| r.next),
+                    backlog: seen.told_next.zip(ring).map(|(told, ring)| told.saturating_sub(ring.next)),
+                    lost: ring.map_or(0, |r| r.lost),
                     clock_known: ring.is_some_and(|r| r.anchors.iter().any(|a| Some(a.boot) == boot)),
                     newest_ms: ring.map_or(0, |r| r.before.date_ms),
                     held: core.waiting.usage_of(name.as_str()).1,

@@ -30,6 +30,7 @@ impl Acceptor {
         let (ring, skipped, with_utc) = match &session {
             Session::Open(open) => {
                 let opened = state.open(open);
+                core.seen.entry(arrival.node.clone()).or_default().told_next = Some(open.next);
                 if opened.new_ring {
                     counter!("tianyu_new_rings_total").increment(1);
                     tracing::info!(node = %arrival.node, ring = open.ring, first = open.floor, "a ring not seen before");

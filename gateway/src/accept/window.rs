@@ -48,6 +48,8 @@ pub(crate) struct Ring {
     pub(crate) id: u32,
     /// The first seq the gateway does not have.
     pub(crate) next: u32,
+    /// Records that are gone for good: the node no longer held them, or could not read them.
+    pub(crate) lost: u64,
     pub(crate) before: Before,
     pub(crate) anchors: Vec<Anchor>,
     /// The records just below `next`, the newest last.
@@ -164,6 +166,7 @@ impl Node {
                 let lost = open.floor.saturating_sub(ring.next);
                 if lost > 0 {
                     ring.skip_to(open.floor);
+                    ring.lost += u64::from(lost);
                 }
                 self.rings.push(ring);
                 Opened { new_ring: false, lost }
@@ -220,6 +223,8 @@ pub(crate) struct Code {
     skipped: bool,
     #[n(8)]
     descriptions: Vec<minicbor::bytes::ByteVec>,
+    #[n(9)]
+    lost: u64,
 }
 
 impl Code {
@@ -249,6 +254,7 @@ impl Code {
             recent: ring.recent.iter().copied().skip(ring.recent.len().saturating_sub(added)).collect(),
             skipped,
             descriptions,
+            lost: ring.lost,
         }
     }
 
@@ -273,7 +279,7 @@ impl Code {
         for recent in &self.recent {
             ring.push(*recent);
         }
-        ring.next = self.next;
+        (ring.next, ring.lost) = (self.next, self.lost);
         ring.before = self.before();
         ring.anchors = self
             .anchors
@@ -327,7 +333,7 @@ mod tests {
         assert_eq!(node.open(&open(9, 0, 50)).lost, 0);
         assert_eq!(node.ring(9).unwrap().next, 0);
         assert_eq!(node.open(&open(9, 20, 50)).lost, 20);
-        assert_eq!(node.ring(9).unwrap().next, 20);
+        assert_eq!((node.ring(9).unwrap().next, node.ring(9).unwrap().lost), (20, 20));
     }
 
     #[test]

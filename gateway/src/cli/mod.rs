@@ -26,7 +26,13 @@ const WRONG: u8 = 3;
 /// 田渔 Tianyu: collects what instruments on ponds, cages and fields measure, loses nothing it
 /// has acknowledged, and writes it to a local history and to InfluxDB.
 #[derive(Parser)]
-#[command(name = "tianyu", version, arg_required_else_help = true)]
+#[command(
+    name = "tianyu",
+    version,
+    arg_required_else_help = true,
+    after_help = "Exit codes: 0 well; 1 something went wrong; 2 the command line is wrong; 3 what was checked is wrong.\n\
+                  Try it: tianyu demo"
+)]
 pub(crate) struct Arguments {
     #[command(subcommand)]
     command: Command,
