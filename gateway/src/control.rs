@@ -141,10 +141,13 @@ fn carry_out(gateway: &Gateway, request: Request) -> Answer {
             true => done("dropped".into()),
             false => refused(&format_args!("nothing waits under {index}")),
         },
-        Request::Reload => {
-            gateway.reload();
-            done("registry and credentials are read again; what is wrong with them is in the log".into())
-        }
+        Request::Reload => match acceptor.reload_credentials() {
+            Ok(()) => {
+                gateway.reload();
+                done("the credentials are in force, the registry is read again".into())
+            }
+            Err(error) => refused(&error),
+        },
     }
 }
 

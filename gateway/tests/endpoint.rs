@@ -215,14 +215,19 @@ async fn wrong_tokens_unknown_versions_and_borrowed_names_are_refused() {
 }
 
 #[tokio::test]
-async fn an_address_that_keeps_failing_to_log_in_is_turned_away() {
-    let served = serve(Limits { failed_logins_max: 3, ..Limits::default() }).await;
-    for _ in 0..3 {
+async fn an_address_that_keeps_failing_to_log_in_waits_for_its_answer_and_keeps_nobody_out() {
+    let pause = Duration::from_millis(300);
+    let served = serve(Limits { failed_logins_max: 3, failed_login_pause: pause, ..Limits::default() }).await;
+    for attempt in 0..5 {
         let mut stream = raw(served.port, &connect(4, "a", "a", "wrong", None)).await;
+        let asked = tokio::time::Instant::now();
         assert_eq!(to_end(&mut stream).await.len(), 4);
+        assert!(attempt < 3 || asked.elapsed() >= pause, "{attempt}");
     }
     let mut stream = raw(served.port, &hello("pond-7")).await;
-    assert!(to_end(&mut stream).await.is_empty());
+    let mut answer = [0; 4];
+    within(stream.read_exact(&mut answer)).await.unwrap();
+    assert_eq!([answer[0], answer[2], answer[3]], [0x20, 0, 0], "welcome");
 }
 
 #[tokio::test]

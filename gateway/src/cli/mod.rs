@@ -14,6 +14,7 @@ use anyhow::Context as _;
 use clap::{CommandFactory as _, Parser, Subcommand};
 use gateway::clock::SystemClock;
 use gateway::config::{Config, Log};
+use gateway::control;
 use gateway::credentials::Credentials;
 use gateway::registry::Registry;
 use gateway::{Gateway, Surroundings, listing, run};
@@ -99,7 +100,7 @@ enum NodeCommand {
     },
     /// List nodes
     List,
-    /// Revoke a node's token; a running gateway closes its connection within seconds
+    /// Revoke a node's token; a running gateway closes its connection at once
     Revoke {
         /// Node name
         name: String,
@@ -261,6 +262,7 @@ fn node(data: &std::path::Path, command: &NodeCommand) -> anyhow::Result<ExitCod
             let key: String = credentials.key(&node).as_bytes().iter().map(|b| format!("{b:02x}")).collect();
             println!("node  {node}\ntoken {token}\nkey   {key}");
             eprintln!("The token is not kept and cannot be shown again.");
+            tell(data)?;
         }
         NodeCommand::List => {
             for (name, entry) in credentials.list() {
@@ -271,7 +273,20 @@ fn node(data: &std::path::Path, command: &NodeCommand) -> anyhow::Result<ExitCod
         NodeCommand::Revoke { name: text } => {
             credentials.revoke(&name(text)?)?;
             println!("revoked");
+            tell(data)?;
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Tells a gateway that runs on this data to read its credentials again; without one there is
+/// nobody to tell.
+fn tell(data: &std::path::Path) -> anyhow::Result<()> {
+    use std::io::ErrorKind::{ConnectionRefused, NotFound};
+    match control::ask(data, &control::Request::Reload) {
+        Ok(answer) if answer.done => Ok(()),
+        Ok(answer) => anyhow::bail!("the running gateway did not take it: {}", answer.text),
+        Err(error) if matches!(error.kind(), NotFound | ConnectionRefused) => Ok(()),
+        Err(error) => Err(error).context("tell the running gateway; it reads the file again by itself within seconds"),
+    }
 }

@@ -118,8 +118,12 @@ where
         Ok(node) => node,
         Err(refusal) => {
             if refusal == Refusal::NotAuthorized {
-                endpoint.login_failed(peer);
-                tracing::warn!(%peer, user = connect.user.escape_debug().to_string(), "log-in refused");
+                if endpoint.login_failed(peer) {
+                    // It holds one of its own connections meanwhile, and nobody else's.
+                    tokio::time::sleep(endpoint.limits.failed_login_pause).await;
+                } else {
+                    tracing::warn!(%peer, user = connect.user.escape_debug().to_string(), "log-in refused");
+                }
             }
             if wire::connack(version, &mut outgoing, Err(refusal)).is_ok() {
                 send(&mut stream, &mut outgoing, endpoint.limits.write_within).await;

@@ -46,8 +46,11 @@ pub struct Limits {
     pub keep_alive_max: Duration,
     /// Longest wait for a client to take what is sent to it.
     pub write_within: Duration,
-    /// Failed log-ins from one address within a minute before it is turned away at once.
+    /// Failed log-ins from one address within a minute that are answered at once and logged. Never
+    /// a reason to turn others away: a hundred nodes share a router's address.
     pub failed_logins_max: u32,
+    /// How long the answer to each further one is kept back.
+    pub failed_login_pause: Duration,
 }
 
 impl Default for Limits {
@@ -61,6 +64,7 @@ impl Default for Limits {
             keep_alive_max: Duration::from_secs(1200),
             write_within: Duration::from_secs(10),
             failed_logins_max: 20,
+            failed_login_pause: Duration::from_secs(3),
         }
     }
 }
@@ -205,9 +209,7 @@ impl Endpoint {
         if address.since.elapsed() > FAILED_LOGINS_FOR {
             (address.failed_logins, address.since) = (0, Instant::now());
         }
-        if address.connections >= self.limits.connections_per_address_max
-            || address.failed_logins >= self.limits.failed_logins_max
-        {
+        if address.connections >= self.limits.connections_per_address_max {
             return None;
         }
         address.connections += 1;
@@ -215,11 +217,13 @@ impl Endpoint {
         Some(Admission { endpoint: Arc::clone(self), peer })
     }
 
-    fn login_failed(&self, peer: IpAddr) {
+    /// Counts a failed log-in; whether its address has had too many.
+    fn login_failed(&self, peer: IpAddr) -> bool {
         counter!("tianyu_endpoint_login_failures_total").increment(1);
-        if let Some(address) = self.addresses().get_mut(&peer) {
-            address.failed_logins += 1;
-        }
+        let mut addresses = self.addresses();
+        let Some(address) = addresses.get_mut(&peer) else { return false };
+        address.failed_logins += 1;
+        address.failed_logins > self.limits.failed_logins_max
     }
 }
 
