@@ -147,6 +147,9 @@ pub(crate) struct Shared {
     pub(crate) folder: PathBuf,
     pub(crate) options: Options,
     pub(crate) id: u64,
+    /// Held while a cursor is changed: its file is replaced by one thread at a time, and what a
+    /// consumer's thread commits and another's detaching are one after the other.
+    pub(crate) cursors: Mutex<()>,
     inner: Mutex<Inner>,
     work: Condvar,
     pub(crate) progress: Condvar,
@@ -163,10 +166,15 @@ impl Shared {
     }
 }
 
-/// The log, open for writing. Dropping it writes out what is queued.
+/// The log, open for writing. Dropping it closes it.
 pub struct Spool {
     pub(crate) shared: Arc<Shared>,
-    thread: Option<std::thread::JoinHandle<()>>,
+    /// The sync thread and the writer's lock, until it is closed.
+    open: Mutex<Option<Open>>,
+}
+
+struct Open {
+    thread: std::thread::JoinHandle<()>,
     _lock: Box<dyn Send + Sync>,
 }
 
@@ -206,6 +214,7 @@ impl Spool {
             folder: folder.to_owned(),
             options,
             id: found.id,
+            cursors: Mutex::new(()),
             inner: Mutex::new(inner),
             work: Condvar::new(),
             progress: Condvar::new(),
@@ -213,7 +222,24 @@ impl Spool {
         let worker = Arc::clone(&shared);
         let thread =
             std::thread::Builder::new().name("spool-sync".into()).spawn(move || sync_loop(&worker, &*failed))?;
-        Ok(Self { shared, thread: Some(thread), _lock: found.lock })
+        Ok(Self { shared, open: Mutex::new(Some(Open { thread, _lock: found.lock })) })
+    }
+
+    /// Writes out what is queued and gives the writer's lock back; later appends and commits are
+    /// refused. Whoever still holds the log keeps nobody from opening it.
+    pub fn close(&self) {
+        self.shared.lock().closing = true;
+        self.shared.work.notify_all();
+        self.shared.progress.notify_all();
+        let Some(open) = self.open.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
+        // The last owner may let go within a callback, on the sync thread itself: it then ends by
+        // itself once the queue is empty.
+        if open.thread.thread().id() != std::thread::current().id() {
+            // A panic of the sync thread has been printed; there is nothing left to save here.
+            drop(open.thread.join());
+        }
+        // A cursor that is being written still has the log to itself.
+        drop(self.shared.cursors.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
     /// Takes an entry in order; `done` is called once it is durable. `checkpoint` is asked for
@@ -336,16 +362,7 @@ pub enum AppendAndSyncError {
 
 impl Drop for Spool {
     fn drop(&mut self) {
-        self.shared.lock().closing = true;
-        self.shared.work.notify_all();
-        self.shared.progress.notify_all();
-        // The last owner may let go within a callback, on the sync thread itself: it then ends by
-        // itself once the queue is empty.
-        let own = |thread: &std::thread::JoinHandle<()>| thread.thread().id() == std::thread::current().id();
-        if let Some(thread) = self.thread.take().filter(|thread| !own(thread)) {
-            // A panic of the sync thread has been printed; there is nothing left to save here.
-            drop(thread.join());
-        }
+        self.close();
     }
 }
 
@@ -463,8 +480,12 @@ impl Spool {
         self.shared.progress.notify_all();
     }
 
-    /// Makes `consumer`'s progress durable and removes segments that nobody attached needs.
+    /// Changes a consumer's cursor, durably, and removes segments that nobody attached needs.
+    /// The caller holds [`Shared::cursors`].
     pub(crate) fn set_cursor(shared: &Shared, name: &str, cursor: Cursor) -> io::Result<()> {
+        if shared.lock().closing {
+            return Err(io::Error::other("the log is closed"));
+        }
         cursor::write(&*shared.files, &shared.folder, name, shared.id, cursor)?;
         let mut inner = shared.lock();
         inner.consumers.insert(name.to_owned(), cursor);
@@ -472,18 +493,22 @@ impl Spool {
         let Some(needed) = needed else { return Ok(()) };
         // The newest segment stays: its checkpoint stands for all that was.
         let older = inner.segments.len().saturating_sub(1);
-        let removable: Vec<u64> =
-            inner.segments[..older].iter().take_while(|s| s.end <= needed).map(|s| s.first).collect();
+        let consumed = inner.segments[..older].iter().take_while(|s| s.end <= needed).count();
+        // Out of the list first: nobody may be told that the oldest entry is one about to go.
+        let mut gone: Vec<Segment> = inner.segments.drain(..consumed).collect();
         drop(inner);
-        if removable.is_empty() {
+        if gone.is_empty() {
             return Ok(());
         }
-        for first in &removable {
-            match shared.files.remove(&shared.path(*first)) {
-                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-                _ => {}
+        while let Some(segment) = gone.first() {
+            match shared.files.remove(&shared.path(segment.first)) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                    // Still there, and still counted; the next commit tries again.
+                    shared.lock().segments.splice(0..0, gone);
+                    return Err(e);
+                }
+                _ => drop(gone.remove(0)),
             }
-            shared.lock().segments.retain(|s| s.first != *first);
         }
         shared.files.sync_dir(&shared.folder)
     }

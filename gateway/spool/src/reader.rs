@@ -2,7 +2,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use crate::cursor::Cursor;
 use crate::files::{Files, LogFile};
@@ -149,7 +149,7 @@ impl Spool {
             (inner.consumers.contains_key(name), inner.segments.first().map_or(inner.synced, |s| s.first))
         };
         if !known {
-            consumer.set(Cursor { next: oldest, attached: true })?;
+            consumer.change(|_| Cursor { next: oldest, attached: true })?;
         }
         Ok(consumer)
     }
@@ -169,7 +169,13 @@ impl Spool {
 }
 
 impl Consumer {
-    fn set(&self, cursor: Cursor) -> Result<(), ReadError> {
+    /// Changes the cursor; one thread at a time, so that none writes back what it read too early.
+    fn change(&self, change: impl FnOnce(Cursor) -> Cursor) -> Result<(), ReadError> {
+        let _one = self.shared.cursors.lock().unwrap_or_else(PoisonError::into_inner);
+        self.write(change(self.cursor()))
+    }
+
+    fn write(&self, cursor: Cursor) -> Result<(), ReadError> {
         Spool::set_cursor(&self.shared, &self.name, cursor).map_err(|source| ReadError::Io {
             doing: "keep the cursor",
             path: crate::cursor::path(&self.shared.folder, &self.name),
@@ -193,23 +199,40 @@ impl Consumer {
 
     /// Everything before `next` is consumed, for good: durable when this returns.
     pub fn commit_and_sync(&self, next: u64) -> Result<(), ReadError> {
-        self.set(Cursor { next, attached: self.attached() })
+        self.change(|cursor| Cursor { next, ..cursor })
     }
 
     /// Stops keeping segments; where it stood stays known.
     pub fn detach(&self) -> Result<(), ReadError> {
-        self.set(Cursor { attached: false, ..self.cursor() })
+        self.change(|cursor| Cursor { attached: false, ..cursor })
     }
 
-    /// Keeps segments again from the oldest still there; what was missed meanwhile, if anything.
-    pub fn attach(&self) -> Result<Option<std::ops::Range<u64>>, ReadError> {
-        let oldest = {
-            let inner = self.shared.lock();
-            inner.segments.first().map_or(inner.synced, |s| s.first)
+    /// Keeps segments again from the oldest still there. If entries went meanwhile, `note` is
+    /// told which, and must make that durable: only when it has does the cursor pass them, so
+    /// that no crash can make them forgotten.
+    ///
+    /// # Errors
+    /// When `note` fails or the cursor cannot be written; then nothing has changed.
+    pub fn attach<E: From<ReadError>>(
+        &self,
+        note: impl FnOnce(std::ops::Range<u64>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let _one = self.shared.cursors.lock().unwrap_or_else(PoisonError::into_inner);
+        let (before, after) = {
+            let mut inner = self.shared.lock();
+            let oldest = inner.segments.first().map_or(inner.synced, |s| s.first);
+            let before = inner.consumers.get(&self.name).copied().unwrap_or(Cursor { next: 0, attached: true });
+            let after = Cursor { next: before.next.max(oldest), attached: true };
+            // In memory first: from here on nothing from `oldest` on goes.
+            inner.consumers.insert(self.name.clone(), after);
+            (before, after)
         };
-        let stood = self.position();
-        self.set(Cursor { next: stood.max(oldest), attached: true })?;
-        Ok((stood < oldest).then_some(stood..oldest))
+        let noted = if before.next < after.next { note(before.next..after.next) } else { Ok(()) };
+        let done = noted.and_then(|()| Ok(self.write(after)?));
+        if done.is_err() {
+            self.shared.lock().consumers.insert(self.name.clone(), before);
+        }
+        done
     }
 
     /// Reads on from the cursor.

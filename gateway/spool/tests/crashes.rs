@@ -6,7 +6,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use spool::memory::{Failure, Memory, Unsynced};
-use spool::{AppendAndSyncError, AppendError, OpenError, Options, Read, Recovery, Replay, Spool, read_only};
+use spool::{
+    AppendAndSyncError, AppendError, Files as _, OpenError, Options, Read, ReadError, Recovery, Replay, Spool,
+    read_only,
+};
 
 const FATES: [Unsynced; 3] = [Unsynced::Dropped, Unsynced::Kept, Unsynced::Torn];
 
@@ -241,8 +244,86 @@ fn a_lagging_consumer_can_be_detached_and_is_told_what_it_missed() {
     let owner = Owner::open(&memory).unwrap();
     let lagging = owner.spool.consumer("influx").unwrap();
     assert!(!lagging.attached());
-    assert_eq!(lagging.attach().unwrap(), Some(0..oldest));
+    let mut told = None;
+    let failed: Result<(), ReadError> = lagging.attach(|_| Err(ReadError::Header(PathBuf::new())));
+    assert!(failed.is_err() && !lagging.attached() && lagging.position() == 0, "without a note nothing changes");
+    let note = |missed| {
+        told = Some(missed);
+        Ok::<_, ReadError>(())
+    };
+    lagging.attach(note).unwrap();
+    assert_eq!(told, Some(0..oldest));
     assert_eq!(read_all(&owner.spool, lagging.position()), (oldest..40).collect::<Vec<_>>());
+}
+
+#[test]
+fn no_crash_makes_forgotten_what_a_detached_consumer_missed() {
+    let note = folder().join("note");
+    // What it missed is noted in the same file system, so that every crash point is tried.
+    let write = |memory: &Memory, missed: std::ops::Range<u64>| {
+        let file = memory.create(&note)?;
+        file.write_at(0, &encode(&[missed.start, missed.end]))?;
+        file.sync()?;
+        memory.sync_dir(&folder())
+    };
+    let script = |memory: &Memory, acknowledged: &mut u64| -> Result<(), Box<dyn std::error::Error>> {
+        let mut owner = Owner::open(memory)?;
+        let (lagging, quick) = (owner.spool.consumer("influx")?, owner.spool.consumer("history")?);
+        for name in 0..40 {
+            owner.append(name)?;
+            *acknowledged = name + 1;
+        }
+        lagging.detach()?;
+        quick.commit_and_sync(30)?;
+        let io = |source| ReadError::Io { doing: "note", path: note.clone(), source };
+        lagging.attach(|missed| write(memory, missed).map_err(io))?;
+        quick.commit_and_sync(40)?;
+        Ok(())
+    };
+    let memory = Memory::new();
+    script(&memory, &mut 0).unwrap();
+    let operations = memory.operations();
+    for unsynced in FATES {
+        for failure in [Failure::Crash, Failure::Once] {
+            for at in 0..operations {
+                let memory = Memory::new();
+                memory.fail_at(at, failure);
+                let mut acknowledged = 0;
+                let failed = script(&memory, &mut acknowledged).is_err();
+                memory.crash(unsynced);
+                let owner = Owner::open(&memory).unwrap();
+                let position = owner.spool.consumer("influx").unwrap().position();
+                let oldest = owner.spool.usage().oldest;
+                let mut noted = [0; 16];
+                if let Ok(file) = memory.open(&note, false) {
+                    file.read_at(0, &mut noted).unwrap();
+                }
+                let noted = decode(&noted);
+                // It consumed nothing itself: all before its cursor must be in the note, and what
+                // is gone from the log behind its cursor is seen by comparing the two.
+                let known = position == 0 || (noted[0] == 0 && noted[1] >= position);
+                assert!(known, "{failure:?} at {at}, {unsynced:?}: at {position} of {oldest}, noted {noted:?}");
+                assert!(failed || position == noted[1]);
+                let from = position.max(oldest);
+                assert!(read_all(&owner.spool, from).len() as u64 >= acknowledged.saturating_sub(from));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_closed_log_can_be_opened_by_another_while_its_owner_still_holds_it() {
+    let memory = Memory::new();
+    let mut owner = Owner::open(&memory).unwrap();
+    let consumer = owner.spool.consumer("sink").unwrap();
+    owner.append(0).unwrap();
+    owner.spool.close();
+    assert!(consumer.commit_and_sync(1).is_err());
+    let refused = owner.spool.append_and_sync(&encode(&[1]), &mut Vec::new);
+    assert_eq!(refused, Err(AppendAndSyncError::Append(AppendError::Closed)));
+    let mut next = Owner::open(&memory).unwrap();
+    next.append(1).unwrap();
+    assert_eq!(next.state, [0, 1]);
 }
 
 #[test]
