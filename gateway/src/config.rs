@@ -108,6 +108,10 @@ pub struct Influx {
     /// being fed from the history later.
     #[serde(default)]
     pub required: bool,
+    /// Longest that one request may take, from connecting to the end of the answer, in
+    /// milliseconds.
+    #[serde(default = "influx_timeout_ms")]
+    pub timeout_ms: u64,
 }
 
 /// JSON, metrics and health over HTTP.
@@ -126,6 +130,13 @@ pub struct Log {
     pub filter: String,
     /// One JSON object per line instead of text.
     pub json: bool,
+}
+
+/// Longest that one request to InfluxDB may take when nothing else is said, in milliseconds.
+pub const INFLUX_TIMEOUT_MS: u64 = 30_000;
+
+fn influx_timeout_ms() -> u64 {
+    INFLUX_TIMEOUT_MS
 }
 
 fn mqtt_port() -> u16 {
@@ -365,6 +376,11 @@ impl Config {
             && !i.url.starts_with("https://")
         {
             complain("url", format!("\"{}\" is no address of an InfluxDB: it looks like http://127.0.0.1:8086", i.url));
+        }
+        if let Some(i) = &self.influx
+            && !(1_000..=600_000).contains(&i.timeout_ms)
+        {
+            complain("timeout_ms", format!("{} ms is no time for a request: 1000 to 600000", i.timeout_ms));
         }
         if let Some(a) = &self.api
             && !a.listen.ip().is_loopback()

@@ -45,14 +45,18 @@ use crate::custody::Downlinks;
 use crate::endpoint::Endpoint;
 use crate::live::Live;
 use crate::registry::Registry;
-use crate::sinks::feed::{self, Feed, Influx};
+use crate::sinks::feed::{self, Feed, Influx, Sink};
 use crate::sinks::history::{self, History};
 use crate::sinks::influx;
+use crate::sinks::missed::Again;
 
 /// How often files and the spool's room are looked at.
 const CARE_EVERY: Duration = Duration::from_secs(2);
 /// How often what waits for a date is looked at again without a new reason.
 const UNDATED_EVERY: Duration = Duration::from_secs(60);
+/// Longest wait for connections to end, and again for sinks and logs: a node or a browser that
+/// does not read, or a disk that does not answer, keeps nobody from stopping.
+const STOP_WITHIN: Duration = Duration::from_secs(15);
 
 /// What a gateway is given besides its configuration.
 pub struct Surroundings {
@@ -162,6 +166,24 @@ impl Gateway {
             sinks: self.feeds.iter().map(feed::Handle::status).collect(),
         }
     }
+
+    /// Ends the sinks, then closes the logs: afterwards the data directory is free, whoever still
+    /// holds this gateway. It waits on a thread of its own, which a disk that hangs may outlive.
+    async fn close(self: &Arc<Self>) {
+        let (gateway, (tell, told)) = (Arc::clone(self), tokio::sync::oneshot::channel());
+        self.feeds.iter().for_each(feed::Handle::stop);
+        let closing = std::thread::Builder::new().name("closing".into()).spawn(move || {
+            gateway.feeds.iter().for_each(feed::Handle::join);
+            gateway.acceptor.close();
+            // Nobody listens only when it took too long.
+            let _told = tell.send(());
+        });
+        match closing {
+            Ok(_) if tokio::time::timeout(STOP_WITHIN, told).await.is_ok() => {}
+            Ok(_) => tracing::error!("sinks and logs did not close in time; what is acknowledged is on the disk"),
+            Err(error) => tracing::error!(%error, "close sinks and logs"),
+        }
+    }
 }
 
 /// The spool through the acceptor that keeps it.
@@ -184,6 +206,12 @@ pub async fn run(
     let registry = Arc::new(Registry::load(&config.sites).map_err(|c| anyhow::anyhow!(listing(&c)))?);
     let credentials = Credentials::open(&config.data_dir)?;
     let (downlinks, live) = (Downlinks::new(), Arc::new(Live::default()));
+
+    let tls = match config.endpoint.as_ref().map(|e| (&e.certificate, &e.key)) {
+        Some((Some(certificate), Some(key))) => Some(endpoint::tls(certificate, key)?),
+        _ => None,
+    };
+    let broker = config.broker.as_ref().map(broker_options).transpose()?;
 
     // The durable boundary.
     let (acceptor, recovery, held) = Acceptor::start(
@@ -226,10 +254,6 @@ pub async fn run(
     // Upstream: whoever brings reports.
     let tasks = tokio_util::task::TaskTracker::new();
     if let Some(settings) = &config.endpoint {
-        let tls = match (&settings.certificate, &settings.key) {
-            (Some(certificate), Some(key)) => Some(endpoint::tls(certificate, key)?),
-            _ => None,
-        };
         let limits = endpoint::Limits { connections_max: settings.connections_max, ..endpoint::Limits::default() };
         let endpoint = Endpoint::new(acceptor.clone(), downlinks.clone(), limits, tls);
         for listener in mqtt {
@@ -237,23 +261,7 @@ pub async fn run(
             tasks.spawn(Arc::clone(&endpoint).run(listener, shutdown.clone()));
         }
     }
-    if let Some(settings) = &config.broker {
-        let login = match (&settings.user, &settings.password_file) {
-            (Some(user), Some(file)) => {
-                let password = std::fs::read_to_string(file)
-                    .with_context(|| format!("read the broker's password from {}", file.display()))?;
-                Some((user.clone(), password.trim().to_owned()))
-            }
-            (Some(user), None) => Some((user.clone(), String::new())),
-            (None, _) => None,
-        };
-        let options = broker::Options {
-            host: settings.host.clone(),
-            port: settings.port,
-            client_id: settings.client_id.clone(),
-            login,
-            nodes: settings.nodes.clone(),
-        };
+    if let Some(options) = broker {
         let (outlet, publishing) = broker::outlet(&options, shutdown.clone());
         downlinks.behind(outlet);
         tasks.spawn(publishing);
@@ -279,10 +287,10 @@ pub async fn run(
 
     care(&config, &gateway, &shutdown).await;
     tasks.close();
-    tasks.wait().await;
-    for feed in &gateway.feeds {
-        feed.stop();
+    if tokio::time::timeout(STOP_WITHIN, tasks.wait()).await.is_err() {
+        tracing::warn!("some connections did not end in time");
     }
+    gateway.close().await;
     tracing::info!("stopped");
     Ok(())
 }
@@ -342,10 +350,9 @@ async fn care(config: &Config, gateway: &Arc<Gateway>, shutdown: &CancellationTo
         // Room is made before the budget is reached, so that nothing needs to be refused.
         let usage = gateway.acceptor.spool().usage();
         let budget = config.spool.budget_mib << 20;
-        if usage.bytes > budget - budget / 8 {
-            for feed in &gateway.feeds {
-                feed.make_room();
-            }
+        let full = |bytes| bytes > budget - budget / 8;
+        if full(usage.bytes) {
+            feed::make_room(&gateway.feeds, || full(gateway.acceptor.spool().usage().bytes));
         }
     }
 }
@@ -397,10 +404,10 @@ fn limits(config: &Config) -> Limits {
 fn sinks(config: &Config, acceptor: &Arc<Acceptor>) -> anyhow::Result<Vec<feed::Handle>> {
     let spool = || Arc::new(SpoolOf(Arc::clone(acceptor))) as feed::SpoolOf;
     let folder = config.data_dir.join("history");
-    let mut feeds = Vec::new();
+    let mut feeds: Vec<(Feed, Box<dyn Sink>)> = Vec::new();
     if config.history.keep {
-        let history = History::open(&folder)?;
-        feeds.push(Feed::new("history", true, spool(), None)?.start(Box::new(history))?);
+        let feed = Feed::new("history", true, spool(), None, CancellationToken::new())?;
+        feeds.push((feed, Box::new(History::open(&folder)?)));
     } else {
         acceptor.spool().forget("history")?;
     }
@@ -413,14 +420,39 @@ fn sinks(config: &Config, acceptor: &Arc<Acceptor>) -> anyhow::Result<Vec<feed::
             bucket: settings.bucket.clone(),
             token: token.trim().to_owned(),
         };
-        let client = influx::Client::new(target, tokio::runtime::Handle::current())?;
+        let stop = CancellationToken::new();
+        let request = Duration::from_millis(settings.timeout_ms);
+        let timeouts = influx::Timeouts { request, ..influx::Timeouts::default() };
+        let client = influx::Client::new(target, timeouts, stop.clone(), tokio::runtime::Handle::current())?;
+        // Also for a sink that is required now: it may have been detached when it was not.
+        let again = Again::new(history::Reader::new(&folder), config.data_dir.join("influx.missed"));
         let required = settings.required || !config.history.keep;
-        let again = (!required).then(|| (history::Reader::new(&folder), config.data_dir.join("influx.missed")));
-        feeds.push(Feed::new("influx", required, spool(), again)?.start(Box::new(Influx(Box::new(client))))?);
+        let feed = Feed::new("influx", required, spool(), Some(again), stop)?;
+        feeds.push((feed, Box::new(Influx(Box::new(client)))));
     } else {
         acceptor.spool().forget("influx")?;
     }
-    Ok(feeds)
+    // Started only when all are there: until then nothing runs that would have to be ended.
+    feeds.into_iter().map(|(feed, sink)| Ok(feed.start(sink)?)).collect()
+}
+
+fn broker_options(settings: &config::Broker) -> anyhow::Result<broker::Options> {
+    let login = match (&settings.user, &settings.password_file) {
+        (Some(user), Some(file)) => {
+            let password = std::fs::read_to_string(file)
+                .with_context(|| format!("read the broker's password from {}", file.display()))?;
+            Some((user.clone(), password.trim().to_owned()))
+        }
+        (Some(user), None) => Some((user.clone(), String::new())),
+        (None, _) => None,
+    };
+    Ok(broker::Options {
+        host: settings.host.clone(),
+        port: settings.port,
+        client_id: settings.client_id.clone(),
+        login,
+        nodes: settings.nodes.clone(),
+    })
 }
 
 /// Complaints, one after the other.

@@ -273,6 +273,12 @@ impl Acceptor {
         &self.spool
     }
 
+    /// Closes both logs: what is queued is written, and later arrivals are refused.
+    pub fn close(&self) {
+        self.spool.close();
+        self.held.close();
+    }
+
     /// What waits in the held log.
     pub fn waiting(&self) -> Index {
         self.lock().waiting.clone()

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use gateway::config::{Influx, Log};
+use gateway::config::{INFLUX_TIMEOUT_MS, Influx, Log};
 use gateway::demo::{self, Options};
 
 /// Only trouble is worth a line beside the table.
@@ -58,7 +58,7 @@ pub(super) fn run(arguments: DemoArguments) -> anyhow::Result<ExitCode> {
     let recorded = recorded.map(|file| (file, speed));
     let influx = match (influx_url, org, bucket, token_file) {
         (Some(url), Some(org), Some(bucket), Some(token_file)) => {
-            Some(Influx { url, org, bucket, token_file, required: false })
+            Some(Influx { url, org, bucket, token_file, required: false, timeout_ms: INFLUX_TIMEOUT_MS })
         }
         _ => None,
     };

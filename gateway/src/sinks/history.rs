@@ -8,10 +8,11 @@
 //! cursor. There is deliberately no second cursor in the file: a batch stored twice is the same
 //! rows, because key and name decide.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _, params};
+use serde::{Deserialize, Serialize};
 
 use crate::entry::{Accepted, Content, Dated, Observation, Place};
 
@@ -404,11 +405,7 @@ impl Reader {
                 continue;
             }
             let sqlite = |source| HistoryError::Sqlite { doing: "read", path: path.clone(), source };
-            let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-            let connection = Connection::open_with_flags(&path, flags).map_err(sqlite)?;
-            connection.busy_timeout(std::time::Duration::from_secs(5)).map_err(sqlite)?;
-            check(&connection, &path)?;
-            all.extend(read(&connection).map_err(sqlite)?);
+            all.extend(read(&open_to_read(&path)?).map_err(sqlite)?);
         }
         Ok(all)
     }
@@ -442,66 +439,140 @@ impl Reader {
         Ok(counts.into_iter().fold((0, 0), |(n, c), (dn, dc)| (n + dn, c + dc)))
     }
 
-    /// Hands over, month by month, the records that came at spool positions `first..=last`, to
-    /// feed a sink that was detached over that range. Records of neighbouring positions may come
-    /// along: who takes them stores the same rows again.
-    pub fn replay(&self, first: u64, last: u64, mut take: impl FnMut(Vec<Accepted>)) -> Result<(), HistoryError> {
-        self.each(
-            |_| true,
-            |c| {
-                let spans: (Option<i64>, Option<i64>) = c.query_row(
+    /// The way through the records that came at spool positions `first..=last`, to feed a sink
+    /// that was detached over that range; what was handed over before `from` is passed over.
+    /// Records of neighbouring positions may come along: who takes them stores the same rows
+    /// again.
+    pub fn replay(&self, first: u64, last: u64, from: Option<&Mark>) -> Result<Replay, HistoryError> {
+        let mut spans = VecDeque::new();
+        for path in self.files()? {
+            let month = path.file_stem().and_then(|s| s.to_str()).unwrap_or_default().to_owned();
+            if from.is_some_and(|mark| month < mark.month) {
+                continue;
+            }
+            let sqlite = |source| HistoryError::Sqlite { doing: "read", path: path.clone(), source };
+            let (min, max): (Option<i64>, Option<i64>) = open_to_read(&path)?
+                .query_row(
                     "SELECT min(time_min_ms), max(time_max_ms) FROM intake WHERE last >= ?1 AND first <= ?2",
                     params![position(first), position(last)],
                     |r| Ok((r.get(0)?, r.get(1)?)),
-                )?;
-                if let (Some(from), Some(to)) = spans {
-                    replay_span(c, from, to, &mut take)?;
-                }
-                Ok(Vec::<()>::new())
-            },
-        )?;
-        Ok(())
+                )
+                .map_err(sqlite)?;
+            if let (Some(min), Some(max)) = (min, max) {
+                let mark = from.filter(|mark| mark.month == month).map_or(i64::MIN, |mark| mark.time_ms);
+                spans.push_back(Span { path, month, from_ms: min.max(mark), to_ms: max });
+            }
+        }
+        Ok(Replay { spans, window_ms: WINDOW_MS })
     }
 }
 
-/// Rows handed over at once by a replay.
-const REPLAY_ROWS: usize = 1000;
+fn open_to_read(path: &Path) -> Result<Connection, HistoryError> {
+    let sqlite = |source| HistoryError::Sqlite { doing: "read", path: path.to_owned(), source };
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags).map_err(sqlite)?;
+    connection.busy_timeout(std::time::Duration::from_secs(5)).map_err(sqlite)?;
+    check(&connection, path)?;
+    Ok(connection)
+}
 
-fn replay_span(c: &Connection, from: i64, to: i64, take: &mut impl FnMut(Vec<Accepted>)) -> rusqlite::Result<()> {
+/// How far a replay has come: all of earlier months, and of this one all before `time_ms`, has
+/// been handed over.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Mark {
+    month: String,
+    time_ms: i64,
+}
+
+/// A way through part of the history in steps, each with its own look into the file: between two
+/// steps nothing is kept open, however long the taker needs. A step covers a window of time that
+/// is fitted to how much there is.
+#[derive(Debug)]
+pub struct Replay {
+    spans: VecDeque<Span>,
+    window_ms: i64,
+}
+
+/// Part of one month's file; both ends belong to it.
+#[derive(Debug)]
+struct Span {
+    path: PathBuf,
+    month: String,
+    from_ms: i64,
+    to_ms: i64,
+}
+
+/// Rows of one step. A single millisecond is never parted, whatever it holds.
+const REPLAY_ROWS_MAX: usize = 10_000;
+/// First window of a replay.
+const WINDOW_MS: i64 = 60_000;
+/// Longest window: a month's file in one step.
+const WINDOW_MS_MAX: i64 = 31 * 86_400_000;
+
+impl Replay {
+    /// The next records and the mark behind them; none when all has been handed over.
+    pub fn step(&mut self) -> Result<Option<(Vec<Accepted>, Mark)>, HistoryError> {
+        while let Some(span) = self.spans.front_mut() {
+            if span.from_ms > span.to_ms {
+                self.spans.pop_front();
+                continue;
+            }
+            let connection = open_to_read(&span.path)?;
+            let sqlite = |source| HistoryError::Sqlite { doing: "read", path: span.path.clone(), source };
+            let end = span.from_ms.saturating_add(self.window_ms - 1).min(span.to_ms);
+            let limit = if self.window_ms == 1 { usize::MAX } else { REPLAY_ROWS_MAX };
+            let Some((batch, rows)) = window(&connection, span.from_ms, end, limit).map_err(sqlite)? else {
+                self.window_ms = (self.window_ms / 4).max(1);
+                continue;
+            };
+            if rows < REPLAY_ROWS_MAX / 4 {
+                self.window_ms = (self.window_ms * 2).min(WINDOW_MS_MAX);
+            }
+            span.from_ms = end.saturating_add(1);
+            if !batch.is_empty() {
+                let mark = Mark { month: span.month.clone(), time_ms: span.from_ms };
+                return Ok(Some((batch, mark)));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// The records of `from..=to` in order of time and their rows; none when there are more than
+/// `limit`.
+fn window(c: &Connection, from: i64, to: i64, limit: usize) -> rusqlite::Result<Option<(Vec<Accepted>, usize)>> {
+    let most = i64::try_from(limit).unwrap_or(i64::MAX).saturating_add(1);
+    let mut count = 0;
+    let mut batch: BTreeMap<(i64, String, u32, u32), Accepted> = BTreeMap::new();
+    let record = |key: &(i64, String, u32, u32), error_ms: i64, content| Accepted {
+        node: key.1.clone(),
+        ring: key.2,
+        boot: 0,
+        arrived_ms: key.0,
+        places: Vec::new(),
+        records: vec![Dated { seq: key.3, date_ms: key.0, error_ms: error_ms.unsigned_abs(), t_ms: 0, content }],
+        held: None,
+        window: Vec::new(),
+    };
+    // Series first, so that each is sought by its key: nothing orders all readings by time.
     let mut statement = c.prepare_cached(
-        "SELECT node, ring, seq, time_ms, error_ms, adcode, site, unit, point, property, value, flag, tests, raw, calibration
-         FROM reading JOIN series ON series.id = reading.series WHERE time_ms BETWEEN ?1 AND ?2 ORDER BY time_ms, node, ring, seq",
+        "SELECT time_ms, node, ring, seq, error_ms, adcode, site, unit, point, property, value, flag, tests, raw, calibration
+         FROM series CROSS JOIN reading ON reading.series = series.id AND time_ms BETWEEN ?1 AND ?2 LIMIT ?3",
     )?;
-    let mut rows = statement.query(params![from, to])?;
-    let mut batch: Vec<Accepted> = Vec::new();
+    let mut rows = statement.query(params![from, to, most])?;
     while let Some(row) = rows.next()? {
+        count += 1;
+        if count > limit {
+            return Ok(None);
+        }
         let name: String = row.get(9)?;
         let Some(property) = telemetry::Property::from_name(&name) else { continue };
-        let (node, ring, seq): (String, u32, u32) = (row.get(0)?, row.get(1)?, row.get(2)?);
-        let date_ms: i64 = row.get(3)?;
-        let same = batch.last().is_some_and(|a| {
-            a.node == node && a.ring == ring && a.records.first().is_some_and(|r| r.seq == seq && r.date_ms == date_ms)
-        });
-        if !same {
-            if batch.len() >= REPLAY_ROWS {
-                take(std::mem::take(&mut batch));
-            }
-            let content = Content::Round { config: 0, readings: Vec::new() };
-            let error_ms = row.get::<_, i64>(4)?.unsigned_abs();
-            let record = Dated { seq, date_ms, error_ms, t_ms: 0, content };
-            let (places, records) = (Vec::new(), vec![record]);
-            batch.push(Accepted {
-                node,
-                ring,
-                boot: 0,
-                arrived_ms: date_ms,
-                places,
-                records,
-                held: None,
-                window: Vec::new(),
-            });
-        }
-        let Some(accepted) = batch.last_mut() else { continue };
+        let key = (row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?);
+        let error_ms: i64 = row.get(4)?;
+        let accepted = batch
+            .entry(key)
+            .or_insert_with_key(|key| record(key, error_ms, Content::Round { config: 0, readings: Vec::new() }));
         let place = Place { adcode: row.get(5)?, site: row.get(6)?, unit: row.get(7)?, point: row.get(8)? };
         let at = accepted.places.iter().position(|p| *p == place).unwrap_or_else(|| {
             accepted.places.push(place);
@@ -525,50 +596,32 @@ fn replay_span(c: &Connection, from: i64, to: i64, take: &mut impl FnMut(Vec<Acc
             readings.push(reading);
         }
     }
-    drop(rows);
     let mut events = c.prepare_cached(
-        "SELECT node, ring, seq, time_ms, error_ms, code, subject, value, detail, adcode, site, unit, point
-         FROM event WHERE time_ms BETWEEN ?1 AND ?2",
+        "SELECT time_ms, node, ring, seq, error_ms, code, subject, value, detail, adcode, site, unit, point
+         FROM event WHERE time_ms BETWEEN ?1 AND ?2 LIMIT ?3",
     )?;
-    let mut rows = events.query(params![from, to])?;
+    let mut rows = events.query(params![from, to, most])?;
     while let Some(row) = rows.next()? {
-        if batch.len() >= REPLAY_ROWS {
-            take(std::mem::take(&mut batch));
+        count += 1;
+        if count > limit {
+            return Ok(None);
         }
-        let place: Option<u32> = row.get(9)?;
-        let places = match place {
-            Some(adcode) => vec![Place { adcode, site: row.get(10)?, unit: row.get(11)?, point: row.get(12)? }],
-            None => Vec::new(),
-        };
+        let key = (row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?);
+        let adcode: Option<u32> = row.get(9)?;
         let content = Content::Event {
             code: row.get(5)?,
             subject: row.get(6)?,
             value: row.get(7)?,
             detail: row.get(8)?,
-            place: place.map(|_| 0),
+            place: adcode.map(|_| 0),
         };
-        let record = Dated {
-            seq: row.get(2)?,
-            date_ms: row.get(3)?,
-            error_ms: row.get::<_, i64>(4)?.unsigned_abs(),
-            t_ms: 0,
-            content,
-        };
-        batch.push(Accepted {
-            node: row.get(0)?,
-            ring: row.get(1)?,
-            boot: 0,
-            arrived_ms: record.date_ms,
-            places,
-            records: vec![record],
-            held: None,
-            window: Vec::new(),
-        });
+        let mut accepted = record(&key, row.get(4)?, content);
+        if let Some(adcode) = adcode {
+            accepted.places.push(Place { adcode, site: row.get(10)?, unit: row.get(11)?, point: row.get(12)? });
+        }
+        batch.insert(key, accepted);
     }
-    if !batch.is_empty() {
-        take(batch);
-    }
-    Ok(())
+    Ok(Some((batch.into_values().collect(), count)))
 }
 
 #[cfg(test)]
@@ -667,7 +720,10 @@ mod tests {
             all
         };
         let mut again = Vec::new();
-        Reader::new(folder.path()).replay(2, 2, |batch| again.extend(batch)).unwrap();
+        let mut replay = Reader::new(folder.path()).replay(2, 2, None).unwrap();
+        while let Some((batch, _)) = replay.step().unwrap() {
+            again.extend(batch);
+        }
         assert_eq!(lines(&again).len(), 2);
         let sorted = |line: &str| {
             let mut fields: Vec<_> = line.trim().split([',', ' ']).map(str::to_owned).collect();

@@ -6,19 +6,22 @@
 //! every other line is stored. 413 halves without blame. 401, 403 and 404 are for a person to
 //! mend: the sink waits and says so. All else is the server's or the network's trouble and is
 //! tried again with growing pauses.
+//!
+//! The `influxdb2` client shows no header of an answer. So that 429 and 503 are honoured, the
+//! server is then asked once more with one line of the batch, for its `Retry-After` alone. Nor
+//! does the client bound the text of a refusal that it reads: what bounds an answer that never
+//! ends is the time of a request.
 
 use std::io::Write as _;
 use std::time::Duration;
 
 use influxdb2::RequestError;
 use influxdb2::api::write::TimestampPrecision;
+use reqwest::header;
+use tokio_util::sync::CancellationToken;
 
 use super::line::Lines;
 
-/// Longest wait for one request, connecting included.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
-/// Longest wait for a connection.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Characters of a server's answer that are kept.
 const ANSWER_CHARS_MAX: usize = 300;
 
@@ -33,6 +36,21 @@ pub struct Target {
     pub bucket: String,
     /// Token with write access to the bucket.
     pub token: String,
+}
+
+/// How long is waited.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// For a connection.
+    pub connect: Duration,
+    /// For one request, from connecting to the end of the answer.
+    pub request: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self { connect: Duration::from_secs(5), request: Duration::from_secs(30) }
+    }
 }
 
 /// Why a write did not happen as asked.
@@ -53,8 +71,20 @@ pub enum WriteError {
         text: String,
     },
     /// Try again later: 429, 5xx, no connection, no answer in time.
-    #[error("InfluxDB cannot take it now: {0}")]
-    Later(String),
+    #[error("InfluxDB cannot take it now: {text}")]
+    Later {
+        /// What it said, or what came between.
+        text: String,
+        /// How long it asks to be left alone.
+        pause: Option<Duration>,
+    },
+}
+
+impl WriteError {
+    /// Trouble that passes, with no word on when.
+    pub fn later(text: impl Into<String>) -> Self {
+        Self::Later { text: text.into(), pause: None }
+    }
 }
 
 /// What writes a batch of lines: the real client, and a double for answers the real server
@@ -67,8 +97,11 @@ pub trait Writer: Send {
 /// The real server, through the `influxdb2` client.
 pub struct Client {
     client: influxdb2::Client,
+    /// For the one question that the client cannot ask.
+    http: reqwest::Client,
     target: Target,
     runtime: tokio::runtime::Handle,
+    stop: CancellationToken,
 }
 
 /// Why there is no client.
@@ -89,45 +122,97 @@ pub enum ClientError {
 
 impl Client {
     /// A client whose requests run on `runtime`; nothing is sent yet. Call [`Writer::write`] from
-    /// a thread outside that runtime.
-    pub fn new(target: Target, runtime: tokio::runtime::Handle) -> Result<Self, ClientError> {
+    /// a thread outside that runtime. `stop` ends whatever is under way.
+    pub fn new(
+        target: Target,
+        timeouts: Timeouts,
+        stop: CancellationToken,
+        runtime: tokio::runtime::Handle,
+    ) -> Result<Self, ClientError> {
         let address = |why: String| ClientError::Address { url: target.url.clone(), why };
         let url = reqwest::Url::parse(&target.url).map_err(|e| address(e.to_string()))?;
         if !matches!(url.scheme(), "http" | "https") || url.host().is_none() {
             return Err(address("it is not http or https with a host".into()));
         }
-        // The client only writes, so every body it sends is compressed.
-        let mut headers = reqwest::header::HeaderMap::new();
-        headers.insert(reqwest::header::CONTENT_ENCODING, reqwest::header::HeaderValue::from_static("gzip"));
-        let http = reqwest::Client::builder()
-            .default_headers(headers)
-            .connect_timeout(CONNECT_TIMEOUT)
-            .timeout(REQUEST_TIMEOUT)
-            .pool_max_idle_per_host(1);
-        let client = influxdb2::ClientBuilder::with_builder(http, &target.url, &target.org, &target.token)
+        let http = || {
+            // Nothing but lines is sent, so every body is compressed.
+            let mut headers = header::HeaderMap::new();
+            headers.insert(header::CONTENT_ENCODING, header::HeaderValue::from_static("gzip"));
+            reqwest::Client::builder()
+                .default_headers(headers)
+                .connect_timeout(timeouts.connect)
+                .timeout(timeouts.request)
+                .pool_max_idle_per_host(1)
+        };
+        let client = influxdb2::ClientBuilder::with_builder(http(), &target.url, &target.org, &target.token)
             .build()
             .map_err(|e| ClientError::Http(e.to_string()))?;
-        Ok(Self { client, target, runtime })
+        let http = http().build().map_err(|e| ClientError::Http(e.to_string()))?;
+        Ok(Self { client, http, target, runtime, stop })
+    }
+
+    async fn send(&self, lines: &str) -> Result<(), WriteError> {
+        let Target { org, bucket, .. } = &self.target;
+        let body = gzip(lines)?;
+        let written =
+            self.client.write_line_protocol_with_precision(org, bucket, body, TimestampPrecision::Milliseconds).await;
+        match written {
+            Ok(()) => Ok(()),
+            Err(RequestError::Http { status, text }) => match meaning(status.as_u16(), &text) {
+                WriteError::Later { text, .. } if matches!(status.as_u16(), 429 | 503) => {
+                    let pause = self.asked_pause(lines.lines().next().unwrap_or_default()).await;
+                    Err(WriteError::Later { text, pause })
+                }
+                error => Err(error),
+            },
+            Err(RequestError::ReqwestProcessing { source }) => Err(WriteError::later(causes(&source))),
+            Err(other) => Err(WriteError::later(shorten(&other.to_string()))),
+        }
+    }
+
+    /// How long a server that refuses wants to be left alone, asked with a line that it is to
+    /// store anyway. The answer's text is not read.
+    async fn asked_pause(&self, line: &str) -> Option<Duration> {
+        let Target { url, org, bucket, token } = &self.target;
+        let mut url = reqwest::Url::parse(url).ok()?;
+        url.set_path("/api/v2/write");
+        let request = self
+            .http
+            .post(url)
+            .header(header::AUTHORIZATION, format!("Token {token}"))
+            .query(&[("org", org.as_str()), ("bucket", bucket.as_str()), ("precision", "ms")])
+            .body(gzip(line).ok()?);
+        // No answer is no wish: the usual pauses go on.
+        let answer = request.send().await.ok()?;
+        retry_after(answer.headers().get(header::RETRY_AFTER)?.to_str().ok()?, jiff::Timestamp::now())
     }
 }
 
 impl Writer for Client {
     fn write(&mut self, lines: &str) -> Result<(), WriteError> {
-        let mut gzip = flate2::write::GzEncoder::new(Vec::with_capacity(lines.len() / 4), flate2::Compression::fast());
-        let body = gzip
-            .write_all(lines.as_bytes())
-            .and_then(|()| gzip.finish())
-            .map_err(|e| WriteError::Later(format!("compress the batch: {e}")))?;
-        let Target { org, bucket, .. } = &self.target;
-        let written =
-            self.client.write_line_protocol_with_precision(org, bucket, body, TimestampPrecision::Milliseconds);
-        match self.runtime.block_on(written) {
-            Ok(()) => Ok(()),
-            Err(RequestError::Http { status, text }) => Err(meaning(status.as_u16(), &text)),
-            Err(RequestError::ReqwestProcessing { source }) => Err(WriteError::Later(causes(&source))),
-            Err(other) => Err(WriteError::Later(shorten(&other.to_string()))),
-        }
+        self.runtime.block_on(async {
+            tokio::select! {
+                biased;
+                () = self.stop.cancelled() => Err(WriteError::later("the gateway is stopping")),
+                written = self.send(lines) => written,
+            }
+        })
     }
+}
+
+fn gzip(lines: &str) -> Result<Vec<u8>, WriteError> {
+    let mut gzip = flate2::write::GzEncoder::new(Vec::with_capacity(lines.len() / 4), flate2::Compression::fast());
+    let packed = gzip.write_all(lines.as_bytes()).and_then(|()| gzip.finish());
+    packed.map_err(|e| WriteError::later(format!("compress the batch: {e}")))
+}
+
+/// `Retry-After` as a pause from `now` on: seconds or a date (RFC 9110 §10.2.3).
+fn retry_after(value: &str, now: jiff::Timestamp) -> Option<Duration> {
+    if let Ok(seconds) = value.trim().parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let at = jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(value.trim()).ok()?;
+    Some(Duration::try_from(at.duration_since(now)).unwrap_or_default())
 }
 
 /// The chain of causes: reqwest's own text leaves out what matters ("connection refused").
@@ -152,7 +237,7 @@ fn meaning(status: u16, text: &str) -> WriteError {
     match status {
         400 | 422 => WriteError::Lines(text),
         413 => WriteError::TooLarge,
-        429 | 500..=599 => WriteError::Later(format!("{status} {text}")),
+        429 | 500..=599 => WriteError::later(format!("{status} {text}")),
         _ => WriteError::Refused { status, text },
     }
 }
@@ -262,15 +347,25 @@ mod tests {
         assert!(matches!(meaning(401, "no"), WriteError::Refused { status: 401, .. }));
         assert!(matches!(meaning(404, "bucket"), WriteError::Refused { status: 404, .. }));
         for later in [429, 500, 503] {
-            assert!(matches!(meaning(later, ""), WriteError::Later(_)));
+            assert!(matches!(meaning(later, ""), WriteError::Later { .. }));
         }
+    }
+
+    #[test]
+    fn a_server_asks_for_a_pause_in_seconds_or_until_a_date() {
+        let now: jiff::Timestamp = "2026-11-24T20:00:00Z".parse().unwrap();
+        assert_eq!(retry_after(" 7", now), Some(Duration::from_secs(7)));
+        assert_eq!(retry_after("Tue, 24 Nov 2026 20:01:30 GMT", now), Some(Duration::from_secs(90)));
+        assert_eq!(retry_after("Tue, 24 Nov 2026 19:00:00 GMT", now), Some(Duration::ZERO));
+        assert_eq!(retry_after("soon", now), None);
     }
 
     #[test]
     fn an_address_that_is_none_is_said_so() {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let target = Target { url: "/x".into(), org: "o".into(), bucket: "b".into(), token: "t".into() };
-        let error = Client::new(target, runtime.handle().clone()).err().unwrap();
+        let error = Client::new(target, Timeouts::default(), CancellationToken::new(), runtime.handle().clone());
+        let error = error.err().unwrap();
         assert!(error.to_string().contains("looks like http://"), "{error}");
     }
 }

@@ -5,5 +5,6 @@ pub mod feed;
 pub mod history;
 pub mod influx;
 pub mod line;
+pub mod missed;
 #[cfg(test)]
 pub(crate) mod samples;
