@@ -24,7 +24,7 @@ pub mod live;
 pub mod registry;
 pub mod sinks;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -317,7 +317,13 @@ async fn care(config: &Config, gateway: &Arc<Gateway>, shutdown: &CancellationTo
             if let Err(error) = gateway.acceptor.reload_credentials() {
                 tracing::error!(%error, "reload credentials; the old ones stay in force");
             }
-            wrong = reload_registry(config, gateway, wrong);
+            // Off the async threads: what waited for a place is taken in at once.
+            let (sites, gateway) = (config.sites.clone(), Arc::clone(gateway));
+            let reloaded = tokio::task::spawn_blocking(move || reload_registry(&sites, &gateway, wrong)).await;
+            wrong = reloaded.unwrap_or_else(|error| {
+                tracing::error!(%error, "read the registry again");
+                None
+            });
         }
         let known = gateway.clock.utc().known_good;
         if known != clock_known {
@@ -358,8 +364,8 @@ async fn care(config: &Config, gateway: &Arc<Gateway>, shutdown: &CancellationTo
 }
 
 /// Reads the registry again; what is wrong with it, so that the same is not said twice.
-fn reload_registry(config: &Config, gateway: &Gateway, wrong: Option<String>) -> Option<String> {
-    let loaded = Registry::load(&config.sites).and_then(|registry| {
+fn reload_registry(sites: &[PathBuf], gateway: &Gateway, wrong: Option<String>) -> Option<String> {
+    let loaded = Registry::load(sites).and_then(|registry| {
         let registry = Arc::new(registry);
         gateway.acceptor.set_registry(Arc::clone(&registry)).map(|()| registry)
     });
