@@ -5,8 +5,9 @@
 //! in its folder, the nodes' flash included, so that a second start goes on with the first one's
 //! data.
 
+mod table;
+
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::io::{IsTerminal as _, Write as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -27,7 +28,6 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::{Clock, SystemClock, Utc};
 use crate::config::{self, Config};
 use crate::credentials::Credentials;
-use crate::live::{LiveNode, LiveReading};
 use crate::{Gateway, Surroundings};
 
 /// How often the table is drawn.
@@ -132,7 +132,7 @@ pub async fn run(options: Options, shutdown: CancellationToken) -> anyhow::Resul
     let endpoint = Endpoint { host: "127.0.0.1".to_owned(), port };
     let fleet = Fleet::start(hosts, &endpoint, Arc::new(clock.clone()));
     say(&format!(
-        "tianyu demo: {} 个节点, {speed}x; http://{http} ; MQTT 127.0.0.1:{port}; Ctrl-C 结束\n",
+        "tianyu demo: {} 个节点 nodes, {speed}x; http://{http} ; MQTT 127.0.0.1:{port}; Ctrl-C 结束 stops\n",
         fleet.len()
     ))?;
 
@@ -171,15 +171,15 @@ async fn show(gateway: &Gateway, fleet: &Fleet, clock: &RunningClock, data_dir: 
         }
         let (nodes, now_ms) = (gateway.live().all(), gateway.now_ms());
         if terminal {
-            let table = table(&nodes, now_ms);
-            // Back to the table's first line, and each line cleared before it is drawn.
+            let table = table::table(&nodes, now_ms, table::size());
+            // Back to the table's first line, and everything from there cleared.
             let up = if lines > 0 { format!("\x1b[{lines}A") } else { String::new() };
             lines = table.lines().count();
             say(&format!("{up}\x1b[J{table}"))?;
         } else {
             for (name, node) in &nodes {
                 if arrived.insert(name.clone(), node.arrived_ms) != Some(node.arrived_ms) {
-                    say(&line(name, node, now_ms))?;
+                    say(&table::line(name, node, now_ms))?;
                 }
             }
         }
@@ -193,65 +193,6 @@ async fn show(gateway: &Gateway, fleet: &Fleet, clock: &RunningClock, data_dir: 
             save_clock(data_dir, clock.utc_ms())?;
         }
     }
-}
-
-/// QARTOD's flags as people say them (QARTOD flags, 2014: 1 pass, 2 not evaluated, 3 suspect,
-/// 4 fail, 9 missing).
-fn flag(reading: &LiveReading) -> String {
-    let word = match reading.flag {
-        1 => "好",
-        2 => "未检验",
-        3 => "可疑",
-        4 => "不合格",
-        _ => "缺测",
-    };
-    reading.reason.map_or_else(|| word.to_owned(), |reason| format!("{word} {reason}"))
-}
-
-fn value(reading: &LiveReading) -> String {
-    reading.value.map_or_else(|| "—".to_owned(), |value| format!("{value}"))
-}
-
-/// Everything as a table.
-fn table(nodes: &BTreeMap<String, LiveNode>, now_ms: i64) -> String {
-    let mut text = String::new();
-    for (name, node) in nodes {
-        // Writing into a string does not fail.
-        let _ = writeln!(
-            text,
-            "{name}  {:.0} s  actuators {:08b}  alarms {:b}",
-            node.age_ms(now_ms) as f64 / 1e3,
-            node.actuators,
-            node.alarms
-        );
-        for it in &node.readings {
-            let _ = writeln!(
-                text,
-                "  {:<24} {:>10} {:<12} {:<18} {} {}",
-                it.property,
-                value(it),
-                it.unit_symbol,
-                flag(it),
-                it.unit,
-                it.point
-            );
-        }
-    }
-    text
-}
-
-/// One node's newest values as a line.
-fn line(name: &str, node: &LiveNode, now_ms: i64) -> String {
-    let mut text = format!("{name} age={:.1}s", node.age_ms(now_ms) as f64 / 1e3);
-    for it in &node.readings {
-        let _ = write!(text, " {}", it.property);
-        if !it.point.is_empty() {
-            let _ = write!(text, "@{}", it.point.replace(' ', ""));
-        }
-        let _ = write!(text, "={}{}[{}]", value(it), it.unit_symbol, flag(it));
-    }
-    text.push('\n');
-    text
 }
 
 fn say(text: &str) -> anyhow::Result<()> {

@@ -5,18 +5,51 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
 use serde::Serialize;
+use telemetry::record::ActuatorDescription;
 use telemetry::snapshot::Snapshot;
+use telemetry::{ActuatorKind, MissingReason};
 
 use crate::entry::{Observation, Place};
 
 /// Nodes shown; beyond this the one heard longest ago makes room.
 const NODES_MAX: usize = 20_000;
 
+/// A name as people read it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Title {
+    /// In Chinese.
+    pub zh: &'static str,
+    /// In English.
+    pub en: &'static str,
+}
+
+/// An actuator as its node says it stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct LiveActuator {
+    /// Its number on the node.
+    pub actuator: u8,
+    /// What it is; none for a kind this program does not know.
+    #[serde(serialize_with = "kind_name")]
+    pub kind: Option<ActuatorKind>,
+    /// Whether it is on.
+    pub on: bool,
+}
+
+fn kind_name<S: serde::Serializer>(kind: &Option<ActuatorKind>, serializer: S) -> Result<S::Ok, S::Error> {
+    kind.map(ActuatorKind::name).serialize(serializer)
+}
+
+fn reason_name<S: serde::Serializer>(reason: &Option<MissingReason>, serializer: S) -> Result<S::Ok, S::Error> {
+    reason.map(MissingReason::name).serialize(serializer)
+}
+
 /// One newest value.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct LiveReading {
     /// Field name of the property.
     pub property: &'static str,
+    /// Its name in Chinese and in English.
+    pub title: Title,
     /// Unit as people read it.
     pub unit_symbol: &'static str,
     /// Site.
@@ -32,7 +65,8 @@ pub struct LiveReading {
     /// Tests that fired.
     pub tests: u16,
     /// Why it is missing.
-    pub reason: Option<&'static str>,
+    #[serde(serialize_with = "reason_name")]
+    pub reason: Option<MissingReason>,
 }
 
 /// One node's newest state.
@@ -44,8 +78,8 @@ pub struct LiveNode {
     pub age_at_sending_ms: u64,
     /// Its values.
     pub readings: Vec<LiveReading>,
-    /// Bit n: actuator n is on.
-    pub actuators: u8,
+    /// Its actuators.
+    pub actuators: Vec<LiveActuator>,
     /// Bit n: alarm n of the node is active.
     pub alarms: u32,
 }
@@ -65,14 +99,28 @@ pub struct Live {
 }
 
 impl Live {
-    /// Takes a placed snapshot in.
-    pub fn update(&self, node: &str, now_ms: i64, snapshot: &Snapshot, readings: &[Observation], places: &[Place]) {
+    /// Takes in a snapshot with its placed readings and the actuators that the node has.
+    pub fn update(
+        &self,
+        node: &str,
+        now_ms: i64,
+        snapshot: &Snapshot,
+        actuators: &[ActuatorDescription],
+        readings: &[Observation],
+        places: &[Place],
+    ) {
+        let actuator = |of: &ActuatorDescription| LiveActuator {
+            actuator: of.actuator,
+            kind: ActuatorKind::from_id(of.kind),
+            on: snapshot.actuators.checked_shr(of.actuator.into()).unwrap_or(0) & 1 == 1,
+        };
         let readings = readings
             .iter()
             .filter_map(|o| {
                 let (property, place) = (o.property()?, places.get(usize::from(o.place))?);
                 Some(LiveReading {
                     property: property.name(),
+                    title: Title { zh: property.facts().zh, en: property.facts().en },
                     unit_symbol: property.facts().symbol,
                     site: place.site.clone(),
                     unit: place.unit.clone(),
@@ -80,7 +128,7 @@ impl Live {
                     value: o.value(),
                     flag: o.flag,
                     tests: o.tests,
-                    reason: o.reason().map(|r| r.name()),
+                    reason: o.reason(),
                 })
             })
             .collect();
@@ -88,7 +136,7 @@ impl Live {
             arrived_ms: now_ms,
             age_at_sending_ms: snapshot.sent_ms.saturating_sub(snapshot.round.t_ms),
             readings,
-            actuators: snapshot.actuators,
+            actuators: actuators.iter().map(actuator).collect(),
             alarms: snapshot.alarms,
         };
         {

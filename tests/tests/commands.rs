@@ -81,7 +81,9 @@ async fn what_waits_is_listed_shown_dropped_and_taken_in_once_its_place_is_known
         Custodian::start(&tianyu, "pond-3", mqtt, Duration::from_millis(20)).await?,
     ];
     until("receipts for what waits", SOON, || async { strays.iter().all(|s| s.released() > 5).then_some(()) }).await?;
-    strays.iter().for_each(|stray| drop(stray.stop_producing()));
+    for stray in &strays {
+        stray.stop_producing();
+    }
     until("all receipts", SOON, || async { strays.iter().all(Custodian::done).then_some(()) }).await?;
 
     let (_, list) = command(&tianyu, &["held", "list"]).await?;
@@ -168,7 +170,7 @@ async fn the_log_of_a_running_gateway_can_be_looked_into() -> Result<()> {
     let (code, export) = command(&tianyu, &["spool", "export"]).await?;
     let seqs: Vec<u64> = export
         .lines()
-        .map(|line| Ok(serde_json::from_str::<serde_json::Value>(line)?["seq"].as_u64().context("a seq")?))
+        .map(|line| serde_json::from_str::<serde_json::Value>(line)?["seq"].as_u64().context("a seq"))
         .collect::<Result<_>>()?;
     ensure!(code == 0 && seqs.len() > 100 && seqs.iter().copied().eq(0..seqs.len() as u64), "{seqs:?}");
     Ok(())

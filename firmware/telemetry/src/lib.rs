@@ -13,6 +13,7 @@
 #[cfg(feature = "std")]
 extern crate std;
 
+pub mod actuator;
 mod cbor;
 pub mod limits;
 pub mod mac;
@@ -27,6 +28,7 @@ pub mod session;
 pub mod snapshot;
 pub mod topic;
 
+pub use actuator::ActuatorKind;
 pub use cbor::{Malformed, TooLong};
 pub use name::{NodeName, RecordName};
 pub use property::{Medium, Property};

@@ -36,6 +36,17 @@ impl Flag {
         self as u8
     }
 
+    /// Its name in Chinese, as shown.
+    pub const fn zh(self) -> &'static str {
+        match self {
+            Self::Good => "好",
+            Self::NotEvaluated => "未检验",
+            Self::Suspect => "可疑",
+            Self::Fail => "不合格",
+            Self::Missing => "缺测",
+        }
+    }
+
     /// Roll-up rank, low to high: 9, 2, 1, 3, 4.
     pub const fn rank(self) -> u8 {
         match self {
@@ -115,7 +126,7 @@ impl Tests {
 }
 
 macro_rules! reasons {
-    ($( $(#[$doc:meta])* $id:literal $variant:ident $name:literal; )*) => {
+    ($( $(#[$doc:meta])* $id:literal $variant:ident $name:literal $zh:literal; )*) => {
         /// Why there is no value.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         #[repr(u8)]
@@ -134,37 +145,41 @@ macro_rules! reasons {
             pub const fn name(self) -> &'static str {
                 match self { $( Self::$variant => $name, )* }
             }
+            /// Its name in Chinese, as shown.
+            pub const fn zh(self) -> &'static str {
+                match self { $( Self::$variant => $zh, )* }
+            }
         }
     };
 }
 
 reasons! {
     /// A reason this version does not know.
-    0 Unknown "unknown";
+    0 Unknown "unknown" "未知";
     /// The instrument did not answer within its slot.
-    1 NoAnswer "no_answer";
+    1 NoAnswer "no_answer" "无应答";
     /// Its answer's check sum was wrong.
-    2 Crc "crc";
+    2 Crc "crc" "校验错误";
     /// It answered with an exception.
-    3 Exception "exception";
+    3 Exception "exception" "设备报错";
     /// It answered with the value that stands for "none".
-    4 Sentinel "sentinel";
+    4 Sentinel "sentinel" "无读数";
     /// Its raw value is outside what the part can give, such as 3 mA on a 4–20 mA loop.
-    5 OutOfRange "out_of_range";
+    5 OutOfRange "out_of_range" "超出量程";
     /// It has not been powered for long enough.
-    6 WarmUp "warm_up";
+    6 WarmUp "warm_up" "预热中";
     /// The channel is switched off.
-    7 Disabled "disabled";
+    7 Disabled "disabled" "已停用";
     /// The round ended before its turn came.
-    8 NotRead "not_read";
+    8 NotRead "not_read" "未轮到";
     /// The bus or part reported a fault.
-    9 Fault "fault";
+    9 Fault "fault" "故障";
     /// It still shows the value it has after power-on.
-    10 PowerOnValue "power_on_value";
+    10 PowerOnValue "power_on_value" "上电初值";
     /// Bytes came that make no answer.
-    11 Garbled "garbled";
+    11 Garbled "garbled" "乱码";
     /// A value this one is computed from is missing.
-    12 Input "input";
+    12 Input "input" "输入缺测";
 }
 
 /// Flag, tests and, where there is no value, the reason.

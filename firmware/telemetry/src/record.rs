@@ -120,7 +120,7 @@ pub struct ChannelDescription {
 pub struct ActuatorDescription {
     /// Actuator index.
     pub actuator: u8,
-    /// 1 aerator, 2 heater, 3 fan, 4 vent, 5 CO2 doser, 6 irrigation, 7 doser, 8 siren, 9 feeder, 10 lamp.
+    /// Number of an [`crate::ActuatorKind`]; may be one this version does not know.
     pub kind: u8,
 }
 

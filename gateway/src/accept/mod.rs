@@ -459,7 +459,10 @@ impl Acceptor {
             &mut places,
         );
         match readings {
-            Ok(readings) => self.live.update(arrival.node.as_str(), now.ms, &snapshot, &readings, &places.0),
+            Ok(readings) => {
+                let actuators = description.as_ref().map_or(&[][..], |d| &d.actuators);
+                self.live.update(arrival.node.as_str(), now.ms, &snapshot, actuators, &readings, &places.0);
+            }
             Err(_) => counter!("tianyu_snapshots_unplaced_total").increment(1),
         }
     }
