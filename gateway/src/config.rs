@@ -65,6 +65,10 @@ pub struct Broker {
     pub user: Option<String>,
     /// File with the password.
     pub password_file: Option<PathBuf>,
+    /// Allows a broker beyond this machine: the way there has no TLS yet, so the network itself must
+    /// be trusted (a VPN, a tunnel). The broker's own access rules say who may publish as a node.
+    #[serde(default)]
+    pub allow_plaintext: bool,
     /// Node names to own, or "+" for all. A node has one owner: several gateways divide them.
     #[serde(default = "all_nodes")]
     pub nodes: Vec<String>,
@@ -352,6 +356,17 @@ impl Config {
             }
         }
         if let Some(b) = &self.broker {
+            let here = b.host == "localhost" || b.host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback());
+            if !here && !b.allow_plaintext {
+                complain(
+                    "host",
+                    format!(
+                        "{} is another machine and the way there has no TLS: reach it through a tunnel to this machine, \
+                         or write allow_plaintext = true where the network itself is trusted",
+                        b.host
+                    ),
+                );
+            }
             if b.nodes.is_empty() {
                 complain("nodes", "no nodes to own: name them, or write nodes = [\"+\"]".into());
             }
@@ -442,12 +457,12 @@ mod tests {
 
     #[test]
     fn all_that_is_wrong_is_said_at_once_with_its_remedy() {
-        let text = "[endpoint]\nlisten = [\"0.0.0.0:1883\"]\n[broker]\nhost = \"b\"\nnodes = [\"$share/g/+\"]\n[spool]\nfree_mib = 1\n";
+        let text = "[endpoint]\nlisten = [\"0.0.0.0:1883\"]\n[broker]\nhost = \"broker.example\"\nnodes = [\"$share/g/+\"]\n[spool]\nfree_mib = 1\n";
         let complaints = load(text).unwrap_err();
         let lines: Vec<_> = complaints.iter().map(|c| c.line).collect();
-        assert_eq!(lines, [2, 5, 7]);
-        assert!(complaints[0].what.contains("allow_plaintext = true"));
-        assert!(complaints[1].what.contains("shared subscription"));
+        assert_eq!(lines, [2, 4, 5, 7]);
+        assert!(complaints[..2].iter().all(|c| c.what.contains("allow_plaintext = true")));
+        assert!(complaints[2].what.contains("shared subscription"));
     }
 
     #[test]
