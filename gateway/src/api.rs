@@ -15,8 +15,8 @@ use serde_json::json;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::Gateway;
 use crate::live::LiveNode;
+use crate::{Gateway, metric};
 
 #[derive(Clone)]
 struct Shared {
@@ -68,6 +68,8 @@ async fn health(State(shared): State<Shared>) -> Response {
 }
 
 async fn prometheus(State(shared): State<Shared>) -> String {
+    let connected = shared.gateway.acceptor().nodes().iter().filter(|node| node.connected).count();
+    metric::set(&shared.gateway.pipeline(), connected);
     shared.metrics.as_ref().map(PrometheusHandle::render).unwrap_or_default()
 }
 

@@ -21,6 +21,7 @@ pub mod demo;
 pub mod endpoint;
 pub mod entry;
 pub mod live;
+pub mod metric;
 pub mod registry;
 pub mod sinks;
 

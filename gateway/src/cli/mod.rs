@@ -17,7 +17,7 @@ use gateway::config::{Config, Log};
 use gateway::control;
 use gateway::credentials::Credentials;
 use gateway::registry::Registry;
-use gateway::{Gateway, Surroundings, listing, run};
+use gateway::{Gateway, Surroundings, listing, metric, run};
 use telemetry::NodeName;
 use tokio_util::sync::CancellationToken;
 
@@ -162,6 +162,7 @@ fn run_gateway(path: &std::path::Path, trust_clock: bool) -> anyhow::Result<Exit
     }
     log_to_stderr(&config.log)?;
     let metrics = metrics_exporter_prometheus::PrometheusBuilder::new().install_recorder()?;
+    metric::describe();
     until_told(async |shutdown| {
         let clock = if trust_clock { SystemClock::trusted() } else { SystemClock::new() };
         let surroundings = Surroundings::from(&config, Arc::new(clock), Some(metrics)).await?;
