@@ -116,8 +116,8 @@ impl Case<'_> {
         if let (Origin::Arrived(_) | Origin::InTurn(_), Some(last)) = (&self.origin, dates.last()) {
             ring.before = Before { date_ms: last.ms, boot: envelope.boot, t_ms };
         }
-        let ring = ring.clone();
-        let window = Code::of(self.node.as_str(), state, &ring, added, false, false);
+        let Some(ring) = state.ring(envelope.ring) else { return Decision::Hold(Reason::Undated, Vec::new()) };
+        let window = Code::of(self.node.as_str(), state, ring, added, false, false);
         Decision::Accept(Accepted {
             node: self.node.as_str().to_owned(),
             ring: envelope.ring,

@@ -110,8 +110,8 @@ impl Acceptor {
                     described = true;
                 }
             }
-            let ring = ring.clone();
-            window = Some(Code::of(arrival.node.as_str(), &state, &ring, digests.len(), false, described));
+            let ring = state.ring(envelope.ring);
+            window = ring.map(|ring| Code::of(arrival.node.as_str(), &state, ring, digests.len(), false, described));
         }
         let (from, count) = match reason {
             Reason::OtherContent => (envelope.first, envelope.count),
@@ -319,13 +319,13 @@ impl Acceptor {
         }
         let state = core.nodes.get(&node).ok_or(DecisionError::Unknown(index))?;
         let mut state = Node::clone(state);
-        let ring = state.ring_mut(waiting.ring).ok_or(DecisionError::Unknown(index))?;
-        ring.anchor(anchor);
-        let ring = ring.clone();
+        state.ring_mut(waiting.ring).ok_or(DecisionError::Unknown(index))?.anchor(anchor);
+        let code = state.ring(waiting.ring).map(|ring| Code::of(node.as_str(), &state, ring, 0, false, false));
+        let code = code.ok_or(DecisionError::Unknown(index))?;
         tracing::info!(%node, index, began_ms, within_ms, by, "a person said when a boot began");
         let said = encode(&HeldEntry::Decided { index, began_ms, within_ms, by, at_ms: now.ms });
         self.held.append_then(&said, &mut || core.waiting.encode(), Box::new(|_| {}))?;
-        let entry = Entry::Window(encode(&Code::of(node.as_str(), &state, &ring, 0, false, false)));
+        let entry = Entry::Window(encode(&code));
         let appending = Appending { state: state.into(), held: None, with_utc: false, reply: Reply::nobody() };
         self.append(&mut core, &node, &entry, appending)?;
         let before = core.waiting.len();

@@ -13,8 +13,8 @@ use telemetry::session::{Anchor, Nonce, Open, Ready};
 use super::dating::{self, Before};
 use super::judge::Spreads;
 
-/// Rings remembered for each node: a board that was swapped back and forth.
-const RINGS_MAX: usize = 4;
+/// Rings remembered for each node: boards that were swapped back and forth, or erased.
+const RINGS_MAX: usize = 16;
 /// Anchors kept of one boot: the nearest dates a record, and each session adds one.
 const ANCHORS_OF_BOOT_MAX: usize = 4;
 /// Anchors kept of each ring: twice as many as a node tells at once.
@@ -63,7 +63,8 @@ pub(crate) struct Ring {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Node {
     pub(crate) session: Option<SessionState>,
-    pub(crate) rings: Vec<Ring>,
+    /// Shared, so that a decision copies only the ring it changes.
+    pub(crate) rings: Vec<Arc<Ring>>,
 }
 
 /// How a report stands to its ring's window.
@@ -151,11 +152,11 @@ pub(crate) struct Opened {
 
 impl Node {
     pub(crate) fn ring(&self, id: u32) -> Option<&Ring> {
-        self.rings.iter().find(|r| r.id == id)
+        self.rings.iter().find(|r| r.id == id).map(|r| &**r)
     }
 
     pub(crate) fn ring_mut(&mut self, id: u32) -> Option<&mut Ring> {
-        self.rings.iter_mut().find(|r| r.id == id)
+        self.rings.iter_mut().find(|r| r.id == id).map(Arc::make_mut)
     }
 
     pub(crate) fn open(&mut self, open: &Open) -> Opened {
@@ -165,6 +166,7 @@ impl Node {
                 let mut ring = self.rings.remove(at);
                 let lost = open.floor.saturating_sub(ring.next);
                 if lost > 0 {
+                    let ring = Arc::make_mut(&mut ring);
                     ring.skip_to(open.floor);
                     ring.lost += u64::from(lost);
                 }
@@ -172,7 +174,7 @@ impl Node {
                 Opened { new_ring: false, lost }
             }
             None => {
-                self.rings.push(Ring { id: open.ring, next: open.floor, ..Ring::default() });
+                self.rings.push(Arc::new(Ring { id: open.ring, next: open.floor, ..Ring::default() }));
                 if self.rings.len() > RINGS_MAX {
                     self.rings.remove(0);
                 }
@@ -267,7 +269,7 @@ impl Code {
     pub(crate) fn apply(&self, node: &mut Node) {
         node.session = self.session.map(|(nonce, ring, boot)| SessionState { nonce: Nonce(nonce), ring, boot });
         if node.ring(self.ring).is_none() {
-            node.rings.push(Ring { id: self.ring, ..Ring::default() });
+            node.rings.push(Arc::new(Ring { id: self.ring, ..Ring::default() }));
             if node.rings.len() > RINGS_MAX {
                 node.rings.remove(0);
             }
