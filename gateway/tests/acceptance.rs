@@ -302,7 +302,7 @@ fn a_receipt_means_the_records_are_there_whatever_operation_was_the_last() {
         memory.operations()
     };
     assert!(operations > 20);
-    for unsynced in [Unsynced::Dropped, Unsynced::Kept, Unsynced::Torn] {
+    for unsynced in [Unsynced::Dropped, Unsynced::Kept, Unsynced::Torn, Unsynced::Holed] {
         for at in 0..operations {
             let memory = Memory::new();
             memory.fail_at(at, Failure::Crash);

@@ -47,8 +47,8 @@ pub(crate) fn write(files: &dyn Files, folder: &Path, name: &str, spool: u64, cu
     files.sync_dir(folder)
 }
 
-/// `None`: no file, one of another log, or one that is damaged; the consumer starts over.
-pub(crate) fn read(files: &dyn Files, folder: &Path, name: &str, spool: u64) -> io::Result<Option<Cursor>> {
+/// The cursor of a consumer and the log it belongs to; `None` if there is none or it is damaged.
+pub(crate) fn read(files: &dyn Files, folder: &Path, name: &str) -> io::Result<Option<(u64, Cursor)>> {
     let file = match files.open(&path(folder, name), false) {
         Ok(file) => file,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -57,11 +57,13 @@ pub(crate) fn read(files: &dyn Files, folder: &Path, name: &str, spool: u64) -> 
     let mut bytes = [0; LENGTH];
     let read = file.read_at(0, &mut bytes)?;
     let (body, crc) = bytes.split_at(LENGTH - 4);
-    let fine = read == LENGTH
-        && body[..4] == MAGIC
-        && crc32c::crc32c(body).to_le_bytes() == crc
-        && body[4..12] == spool.to_le_bytes();
-    let mut next = [0; 8];
-    next.copy_from_slice(&body[12..20]);
-    Ok(fine.then(|| Cursor { next: u64::from_le_bytes(next), attached: body[20] == 1 }))
+    if read != LENGTH || body[..4] != MAGIC || crc32c::crc32c(body).to_le_bytes() != crc {
+        return Ok(None);
+    }
+    let number = |at: usize| {
+        let mut bytes = [0; 8];
+        bytes.copy_from_slice(&body[at..at + 8]);
+        u64::from_le_bytes(bytes)
+    };
+    Ok(Some((number(4), Cursor { next: number(12), attached: body[20] == 1 })))
 }

@@ -3,16 +3,19 @@
 //! A segment file is named by the index of its first entry, 16 hexadecimal digits and `.seg`:
 //!
 //! ```text
-//! header      magic "TYSPOOL\0" · format u32 · crc u32 of what follows · spool u64 · first u64 · valid_before u64
+//! header      magic "TYSPOOL\0" · format u32 · crc u32 of format and what follows · spool u64 · first u64 · valid_before u64
 //! checkpoint  one record of kind 1: whatever the owner needs to know of all that came before
 //! entries     records of kind 0
-//! record      mark u32 · kind and length u32 · index u64 · head crc u32 · body crc u32 · body
+//! record      mark u32 · kind and length u32 · index u64 · back u32 · head crc u32 · body crc u32 · body
 //! ```
 //!
-//! The head's CRC-32C covers spool, file offset, kind, length and index, so that neither a stale
-//! block nor a record of another log or place is ever taken for one of this place. `valid_before`
-//! says where the segments before this one ended: what an earlier segment holds at or beyond that
-//! index was never acknowledged (its sync failed) and is passed over.
+//! The head's CRC-32C covers spool, file offset, kind, length, index and back, so that neither a
+//! stale block nor a record of another log or place is ever taken for one of this place.
+//! `valid_before` says where the segments before this one ended: what an earlier segment holds at
+//! or beyond that index was never acknowledged (its sync failed) and is passed over. `back` says
+//! how many entries before this one were written and synced together with it: of the last such
+//! group nobody knows whether its sync was over, and a disk may have kept the end of it and lost
+//! the beginning.
 
 use std::io;
 
@@ -20,12 +23,12 @@ use crate::files::LogFile;
 
 /// First bytes of every segment.
 pub(crate) const MAGIC: [u8; 8] = *b"TYSPOOL\0";
-/// Version of the format.
-pub(crate) const FORMAT: u32 = 1;
+/// Version of the format. (1 was never released.)
+pub(crate) const FORMAT: u32 = 2;
 /// Bytes of a segment's header.
 pub(crate) const HEADER: usize = 40;
 /// Bytes of a record's head.
-pub(crate) const HEAD: usize = 24;
+pub(crate) const HEAD: usize = 28;
 const MARK: u32 = 0x7E59_A11D;
 const CHECKPOINT_BIT: u32 = 1 << 31;
 /// Longest body any version may write; longer lengths are not believed.
@@ -59,21 +62,24 @@ impl Header {
         bytes[16..24].copy_from_slice(&self.spool.to_le_bytes());
         bytes[24..32].copy_from_slice(&self.first.to_le_bytes());
         bytes[32..40].copy_from_slice(&self.valid_before.to_le_bytes());
-        let crc = crc32c::crc32c(&bytes[16..]);
+        let crc = Self::crc(&bytes);
         bytes[12..16].copy_from_slice(&crc.to_le_bytes());
         bytes
+    }
+
+    fn crc(bytes: &[u8; HEADER]) -> u32 {
+        crc32c::crc32c_append(crc32c::crc32c(&bytes[8..12]), &bytes[16..])
     }
 
     pub(crate) fn read(file: &dyn LogFile) -> io::Result<HeaderRead> {
         let mut bytes = [0; HEADER];
         let read = file.read_at(0, &mut bytes)?;
-        let known = read.min(8);
-        if bytes[..known] != MAGIC[..known] && bytes[..known].iter().any(|b| *b != 0) {
-            return Ok(HeaderRead::Foreign);
-        }
         let (format, crc) = (u32_at(&bytes, 8), u32_at(&bytes, 12));
-        if read < HEADER || crc32c::crc32c(&bytes[16..]) != crc || bytes[..8] != MAGIC {
-            return Ok(HeaderRead::Broken);
+        // A whole header but for its magic has been damaged just there.
+        if read < HEADER || Self::crc(&bytes) != crc {
+            let known = read.min(8);
+            let foreign = bytes[..known] != MAGIC[..known] && bytes[..known].iter().any(|b| *b != 0);
+            return Ok(if foreign { HeaderRead::Foreign } else { HeaderRead::Broken });
         }
         if format != FORMAT {
             return Ok(HeaderRead::Newer(format));
@@ -94,22 +100,38 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
     u64::from(u32_at(bytes, at)) | u64::from(u32_at(bytes, at + 4)) << 32
 }
 
-fn head_crc(spool: u64, offset: u64, length: u32, index: u64) -> u32 {
-    let mut covered = [0; 28];
+fn head_crc(spool: u64, offset: u64, length: u32, index: u64, back: u32) -> u32 {
+    let mut covered = [0; 32];
     covered[..8].copy_from_slice(&spool.to_le_bytes());
     covered[8..16].copy_from_slice(&offset.to_le_bytes());
     covered[16..20].copy_from_slice(&length.to_le_bytes());
     covered[20..28].copy_from_slice(&index.to_le_bytes());
+    covered[28..32].copy_from_slice(&back.to_le_bytes());
     crc32c::crc32c(&covered)
 }
 
+/// What a record is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Checkpoint,
+    /// An entry, of a group that began so many entries before it.
+    Entry {
+        back: u32,
+    },
+}
+
 /// Appends a record that will stand at `offset` of its file.
-pub(crate) fn encode_record(out: &mut Vec<u8>, spool: u64, offset: u64, index: u64, checkpoint: bool, body: &[u8]) {
-    let length = body.len() as u32 | if checkpoint { CHECKPOINT_BIT } else { 0 };
+pub(crate) fn encode_record(out: &mut Vec<u8>, spool: u64, offset: u64, index: u64, kind: Kind, body: &[u8]) {
+    let (bit, back) = match kind {
+        Kind::Checkpoint => (CHECKPOINT_BIT, 0),
+        Kind::Entry { back } => (0, back),
+    };
+    let length = body.len() as u32 | bit;
     out.extend_from_slice(&MARK.to_le_bytes());
     out.extend_from_slice(&length.to_le_bytes());
     out.extend_from_slice(&index.to_le_bytes());
-    out.extend_from_slice(&head_crc(spool, offset, length, index).to_le_bytes());
+    out.extend_from_slice(&back.to_le_bytes());
+    out.extend_from_slice(&head_crc(spool, offset, length, index, back).to_le_bytes());
     out.extend_from_slice(&crc32c::crc32c(body).to_le_bytes());
     out.extend_from_slice(body);
 }
@@ -120,6 +142,8 @@ pub(crate) enum Item {
     Checkpoint(Vec<u8>),
     Entry {
         index: u64,
+        /// Index of the first entry that was written and synced together with it.
+        group: u64,
         body: Vec<u8>,
     },
     /// Bytes that are no record, up to the next one.
@@ -193,9 +217,10 @@ impl Scan {
         if head.len() < HEAD || u32_at(head, 0) != MARK {
             return Ok(None);
         }
-        let (length, index, crc, body_crc) = (u32_at(head, 4), u64_at(head, 8), u32_at(head, 16), u32_at(head, 20));
+        let (length, index, back) = (u32_at(head, 4), u64_at(head, 8), u32_at(head, 16));
+        let (crc, body_crc) = (u32_at(head, 20), u32_at(head, 24));
         let size = length & !CHECKPOINT_BIT;
-        if size > BODY_MAX || crc != head_crc(spool, offset, length, index) {
+        if size > BODY_MAX || crc != head_crc(spool, offset, length, index, back) {
             return Ok(None);
         }
         let body = self.bytes(file, offset + HEAD as u64, size as usize)?;
@@ -203,7 +228,9 @@ impl Scan {
             return Ok(None);
         }
         let body = body.to_vec();
-        let item = if length & CHECKPOINT_BIT != 0 { Item::Checkpoint(body) } else { Item::Entry { index, body } };
+        let group = index.saturating_sub(back.into());
+        let item =
+            if length & CHECKPOINT_BIT != 0 { Item::Checkpoint(body) } else { Item::Entry { index, group, body } };
         Ok(Some((item, offset + HEAD as u64 + u64::from(size))))
     }
 

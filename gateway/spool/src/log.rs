@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 
 use crate::cursor::{self, Cursor};
 use crate::files::{Files, LogFile};
-use crate::format::{self, Header};
+use crate::format::{self, Header, Kind};
 
 /// Bounds of a log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
-    /// A segment is closed when it has grown to this many bytes.
+    /// A segment is closed when its entries have grown to this many bytes.
     pub segment_bytes_max: u64,
     /// Appends are refused when all segments together would exceed this.
     pub budget_bytes: u64,
@@ -65,8 +65,8 @@ pub enum AppendError {
     /// A write or sync has failed; another segment will be tried soon.
     #[error("the last write failed; another segment is tried soon")]
     Failed,
-    /// The entry is longer than allowed.
-    #[error("an entry of {length} bytes is longer than {most}")]
+    /// The entry, or the checkpoint before it, is longer than allowed.
+    #[error("an entry or checkpoint of {length} bytes is longer than {most}")]
     TooLong {
         /// Its bytes.
         length: usize,
@@ -114,6 +114,9 @@ pub(crate) struct Segment {
 
 struct Active {
     first: u64,
+    /// Where its first entry stands.
+    start: u64,
+    /// Where the next one will.
     offset: u64,
 }
 
@@ -147,10 +150,10 @@ pub(crate) struct Shared {
     pub(crate) folder: PathBuf,
     pub(crate) options: Options,
     pub(crate) id: u64,
-    /// Held while a cursor is changed: its file is replaced by one thread at a time, and what a
-    /// consumer's thread commits and another's detaching are one after the other.
-    pub(crate) cursors: Mutex<()>,
     inner: Mutex<Inner>,
+    /// Held while a cursor changes, from looking at the log to the last unlinking: a segment must
+    /// not go while a consumer comes back to it, and two changes must not share a file.
+    cursors: Mutex<()>,
     work: Condvar,
     pub(crate) progress: Condvar,
 }
@@ -169,13 +172,8 @@ impl Shared {
 /// The log, open for writing. Dropping it closes it.
 pub struct Spool {
     pub(crate) shared: Arc<Shared>,
-    /// The sync thread and the writer's lock, until it is closed.
-    open: Mutex<Option<Open>>,
-}
-
-struct Open {
-    thread: std::thread::JoinHandle<()>,
-    _lock: Box<dyn Send + Sync>,
+    /// The sync thread, until it is closed.
+    thread: Mutex<Option<std::thread::JoinHandle<()>>>,
 }
 
 /// What recovery found, for [`Spool::start`].
@@ -214,15 +212,22 @@ impl Spool {
             folder: folder.to_owned(),
             options,
             id: found.id,
-            cursors: Mutex::new(()),
             inner: Mutex::new(inner),
+            cursors: Mutex::new(()),
             work: Condvar::new(),
             progress: Condvar::new(),
         });
         let worker = Arc::clone(&shared);
-        let thread =
-            std::thread::Builder::new().name("spool-sync".into()).spawn(move || sync_loop(&worker, &*failed))?;
-        Ok(Self { shared, open: Mutex::new(Some(Open { thread, _lock: found.lock })) })
+        let lock = found.lock;
+        let thread = std::thread::Builder::new().name("spool-sync".into()).spawn(move || {
+            let ended = Ended(&worker);
+            sync_loop(&worker, &*failed);
+            drop(ended);
+            // Whoever writes last lets the next one in: a cursor may still be on its way.
+            drop(worker.cursors.lock().unwrap_or_else(PoisonError::into_inner));
+            drop(lock);
+        })?;
+        Ok(Self { shared, thread: Mutex::new(Some(thread)) })
     }
 
     /// Writes out what is queued and gives the writer's lock back; later appends and commits are
@@ -231,15 +236,13 @@ impl Spool {
         self.shared.lock().closing = true;
         self.shared.work.notify_all();
         self.shared.progress.notify_all();
-        let Some(open) = self.open.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
+        let Some(thread) = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
         // The last owner may let go within a callback, on the sync thread itself: it then ends by
         // itself once the queue is empty.
-        if open.thread.thread().id() != std::thread::current().id() {
+        if thread.thread().id() != std::thread::current().id() {
             // A panic of the sync thread has been printed; there is nothing left to save here.
-            drop(open.thread.join());
+            drop(thread.join());
         }
-        // A cursor that is being written still has the log to itself.
-        drop(self.shared.cursors.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
     /// Takes an entry in order; `done` is called once it is durable. `checkpoint` is asked for
@@ -273,25 +276,32 @@ impl Spool {
         if held + size > options.budget_bytes {
             return Err(AppendError::Budget { held, budget: options.budget_bytes });
         }
-        // A look at the file system costs a call: at each new segment, at every 256th entry, and
-        // at each one once it was refused.
-        let full = inner.active.as_ref().is_none_or(|a| a.offset + size > options.segment_bytes_max);
+        // A look at the file system costs a call: at each new segment and at every 256th entry
+        // taken. One that is refused does not count, so the next one looks again.
+        let full = inner.active.as_ref().is_none_or(|a| a.offset - a.start + size > options.segment_bytes_max);
         if full || inner.appends.is_multiple_of(256) {
             let free = shared.files.free_bytes(&shared.folder).unwrap_or(0);
             if free < options.free_bytes_min {
-                inner.appends = 0;
                 return Err(AppendError::Watermark { free, least: options.free_bytes_min });
             }
         }
-        inner.appends += 1;
         let index = inner.next;
         if full {
             let header = Header { spool: shared.id, first: index, valid_before: valid_before(&inner) };
             let mut make = header.encode().to_vec();
-            format::encode_record(&mut make, shared.id, format::HEADER as u64, index, true, &checkpoint());
+            let state = checkpoint();
+            if state.len() > format::BODY_MAX as usize {
+                // Written, it could not be read again.
+                return Err(AppendError::TooLong { length: state.len(), most: format::BODY_MAX });
+            }
+            format::encode_record(&mut make, shared.id, format::HEADER as u64, index, Kind::Checkpoint, &state);
+            let held = held + make.len() as u64;
+            if held + size > options.budget_bytes {
+                return Err(AppendError::Budget { held, budget: options.budget_bytes });
+            }
             let offset = make.len() as u64;
             inner.queued_bytes += make.len();
-            inner.active = Some(Active { first: index, offset });
+            inner.active = Some(Active { first: index, start: offset, offset });
             inner.queue.push(Chunk {
                 segment: index,
                 make: Some(make),
@@ -300,6 +310,7 @@ impl Spool {
                 waiting: Vec::new(),
             });
         }
+        inner.appends += 1;
         let Some(active) = &mut inner.active else { return Err(AppendError::Failed) };
         let (segment, offset) = (active.first, active.offset);
         active.offset += size;
@@ -307,7 +318,9 @@ impl Spool {
             inner.queue.push(Chunk { segment, make: None, offset, bytes: Vec::new(), waiting: Vec::new() });
         }
         if let Some(chunk) = inner.queue.last_mut() {
-            format::encode_record(&mut chunk.bytes, shared.id, offset, index, false, entry);
+            // A queue is shorter than four thousand million entries: its bytes are bounded.
+            let back = chunk.waiting.len() as u32;
+            format::encode_record(&mut chunk.bytes, shared.id, offset, index, Kind::Entry { back }, entry);
             chunk.waiting.push((index, done));
         }
         inner.queued_bytes += size as usize;
@@ -372,6 +385,21 @@ fn valid_before(inner: &Inner) -> u64 {
     if inner.active.is_some() { inner.next } else { inner.synced }
 }
 
+/// Tells everyone when the sync thread is over. If a callback's panic has ended it, what is queued
+/// is let go unsaid and nothing more is taken.
+struct Ended<'s>(&'s Shared);
+
+impl Drop for Ended<'_> {
+    fn drop(&mut self) {
+        let mut inner = self.0.lock();
+        inner.closing = true;
+        let queue = std::mem::take(&mut inner.queue);
+        drop(inner);
+        drop(queue);
+        self.0.progress.notify_all();
+    }
+}
+
 fn sync_loop(shared: &Shared, failed: &dyn Fn()) {
     let mut open: Option<(u64, Box<dyn LogFile>)> = None;
     loop {
@@ -396,6 +424,11 @@ fn sync_loop(shared: &Shared, failed: &dyn Fn()) {
                 Err(error) => {
                     // Never this file again: its unsynced pages may be gone, or still come out.
                     open = None;
+                    if chunk.make.is_some() {
+                        // Nothing in it was ever told durable. If it stays, because this fails as
+                        // well, the next opening removes it: a later header says where it ended.
+                        drop(shared.files.remove(&shared.path(chunk.segment)));
+                    }
                     fail(shared, &error, chunk, chunks);
                     failed();
                     let mut inner = shared.lock();
@@ -480,19 +513,33 @@ impl Spool {
         self.shared.progress.notify_all();
     }
 
-    /// Changes a consumer's cursor, durably, and removes segments that nobody attached needs.
-    /// The caller holds [`Shared::cursors`].
-    pub(crate) fn set_cursor(shared: &Shared, name: &str, cursor: Cursor) -> io::Result<()> {
-        if shared.lock().closing {
-            return Err(io::Error::other("the log is closed"));
+    /// Changes a consumer's cursor, durably, and removes segments that nobody attached needs any
+    /// more. `change` is given the cursor, if there is one, and the oldest index there is; with
+    /// `None` all stays as it is.
+    pub(crate) fn change_cursor(
+        shared: &Shared,
+        name: &str,
+        change: impl FnOnce(Option<Cursor>, u64) -> Option<Cursor>,
+    ) -> io::Result<()> {
+        let _one_at_a_time = shared.cursors.lock().unwrap_or_else(PoisonError::into_inner);
+        let (before, oldest) = {
+            let inner = shared.lock();
+            if inner.closing {
+                return Err(io::Error::other("the log is closed"));
+            }
+            (inner.consumers.get(name).copied(), inner.segments.first().map_or(inner.synced, |s| s.first))
+        };
+        let Some(cursor) = change(before, oldest) else { return Ok(()) };
+        if before != Some(cursor) {
+            cursor::write(&*shared.files, &shared.folder, name, shared.id, cursor)?;
         }
-        cursor::write(&*shared.files, &shared.folder, name, shared.id, cursor)?;
         let mut inner = shared.lock();
         inner.consumers.insert(name.to_owned(), cursor);
         let needed = inner.consumers.values().filter(|c| c.attached).map(|c| c.next).min();
         let Some(needed) = needed else { return Ok(()) };
-        // The newest segment stays: its checkpoint stands for all that was.
-        let older = inner.segments.len().saturating_sub(1);
+        // The newest two stay: a checkpoint stands for all that was, and a second one for the
+        // case that the first can no longer be read.
+        let older = inner.segments.len().saturating_sub(2);
         let consumed = inner.segments[..older].iter().take_while(|s| s.end <= needed).count();
         // Out of the list first: nobody may be told that the oldest entry is one about to go.
         let mut gone: Vec<Segment> = inner.segments.drain(..consumed).collect();
@@ -511,5 +558,17 @@ impl Spool {
             }
         }
         shared.files.sync_dir(&shared.folder)
+    }
+
+    /// Forgets a consumer, durably.
+    pub(crate) fn forget_cursor(shared: &Shared, name: &str) -> io::Result<()> {
+        let _one_at_a_time = shared.cursors.lock().unwrap_or_else(PoisonError::into_inner);
+        match shared.files.remove(&cursor::path(&shared.folder, name)) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
+        shared.files.sync_dir(&shared.folder)?;
+        shared.lock().consumers.remove(name);
+        Ok(())
     }
 }

@@ -17,6 +17,9 @@ pub enum Unsynced {
     Kept,
     /// Half of each write came to the disk, and rubbish after it.
     Torn,
+    /// The last half of each write came to the disk, and zeros before it: blocks are written in
+    /// any order.
+    Holed,
 }
 
 /// How operations fail from the chosen one on.
@@ -107,6 +110,12 @@ impl Memory {
                         for byte in node.content.iter_mut().take(end).skip(half) {
                             *byte ^= 0x5A;
                         }
+                    }
+                }
+                Unsynced::Holed => {
+                    for &(start, end) in &node.writes {
+                        let half = start + (end - start) / 2;
+                        node.content[start..half].fill(0);
                     }
                 }
             }

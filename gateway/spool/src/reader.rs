@@ -2,7 +2,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use crate::cursor::Cursor;
 use crate::files::{Files, LogFile};
@@ -94,7 +94,7 @@ impl Reader {
                     current.scan.back_to(before);
                     self.next = self.next.max(segment.end);
                 }
-                Item::Entry { index, body } => {
+                Item::Entry { index, body, .. } => {
                     self.next = index + 1;
                     return Ok(Some(Read::Entry { index, bytes: body }));
                 }
@@ -144,42 +144,36 @@ impl Spool {
     /// When the cursor of a new consumer cannot be written.
     pub fn consumer(&self, name: &str) -> Result<Consumer, ReadError> {
         let consumer = Consumer { shared: Arc::clone(&self.shared), name: name.to_owned() };
-        let (known, oldest) = {
-            let inner = self.shared.lock();
-            (inner.consumers.contains_key(name), inner.segments.first().map_or(inner.synced, |s| s.first))
-        };
+        let known = self.shared.lock().consumers.contains_key(name);
         if !known {
-            consumer.change(|_| Cursor { next: oldest, attached: true })?;
+            consumer.change(|_, oldest| Ok::<_, ReadError>(Cursor { next: oldest, attached: true }))?;
         }
         Ok(consumer)
     }
 
     /// Forgets a consumer that no longer exists, so that it keeps nothing back.
     pub fn forget(&self, name: &str) -> Result<(), ReadError> {
-        let path = crate::cursor::path(&self.shared.folder, name);
-        let io = |source| ReadError::Io { doing: "remove", path: path.clone(), source };
-        match self.shared.files.remove(&path) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(io(e)),
-            _ => {}
-        }
-        self.shared.files.sync_dir(&self.shared.folder).map_err(io)?;
-        self.shared.lock().consumers.remove(name);
-        Ok(())
+        Self::forget_cursor(&self.shared, name).map_err(|source| ReadError::Io {
+            doing: "remove",
+            path: crate::cursor::path(&self.shared.folder, name),
+            source,
+        })
     }
 }
 
 impl Consumer {
-    /// Changes the cursor; one thread at a time, so that none writes back what it read too early.
-    fn change(&self, change: impl FnOnce(Cursor) -> Cursor) -> Result<(), ReadError> {
-        let _one = self.shared.cursors.lock().unwrap_or_else(PoisonError::into_inner);
-        self.write(change(self.cursor()))
-    }
-
-    fn write(&self, cursor: Cursor) -> Result<(), ReadError> {
-        Spool::set_cursor(&self.shared, &self.name, cursor).map_err(|source| ReadError::Io {
-            doing: "keep the cursor",
-            path: crate::cursor::path(&self.shared.folder, &self.name),
-            source,
+    fn change<E: From<ReadError>>(&self, change: impl FnOnce(Cursor, u64) -> Result<Cursor, E>) -> Result<(), E> {
+        let mut failed = None;
+        let changed = Spool::change_cursor(&self.shared, &self.name, |before, oldest| {
+            let before = before.unwrap_or(Cursor { next: oldest, attached: true });
+            change(before, oldest).map_err(|error| failed = Some(error)).ok()
+        });
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        changed.map_err(|source| {
+            let path = crate::cursor::path(&self.shared.folder, &self.name);
+            ReadError::Io { doing: "keep the cursor", path, source }.into()
         })
     }
 
@@ -199,17 +193,17 @@ impl Consumer {
 
     /// Everything before `next` is consumed, for good: durable when this returns.
     pub fn commit_and_sync(&self, next: u64) -> Result<(), ReadError> {
-        self.change(|cursor| Cursor { next, ..cursor })
+        self.change(|cursor, _| Ok(Cursor { next, ..cursor }))
     }
 
     /// Stops keeping segments; where it stood stays known.
     pub fn detach(&self) -> Result<(), ReadError> {
-        self.change(|cursor| Cursor { attached: false, ..cursor })
+        self.change(|cursor, _| Ok(Cursor { attached: false, ..cursor }))
     }
 
     /// Keeps segments again from the oldest still there. If entries went meanwhile, `note` is
     /// told which, and must make that durable: only when it has does the cursor pass them, so
-    /// that no crash can make them forgotten.
+    /// that no crash can make them forgotten. Nothing goes while it does.
     ///
     /// # Errors
     /// When `note` fails or the cursor cannot be written; then nothing has changed.
@@ -217,22 +211,12 @@ impl Consumer {
         &self,
         note: impl FnOnce(std::ops::Range<u64>) -> Result<(), E>,
     ) -> Result<(), E> {
-        let _one = self.shared.cursors.lock().unwrap_or_else(PoisonError::into_inner);
-        let (before, after) = {
-            let mut inner = self.shared.lock();
-            let oldest = inner.segments.first().map_or(inner.synced, |s| s.first);
-            let before = inner.consumers.get(&self.name).copied().unwrap_or(Cursor { next: 0, attached: true });
-            let after = Cursor { next: before.next.max(oldest), attached: true };
-            // In memory first: from here on nothing from `oldest` on goes.
-            inner.consumers.insert(self.name.clone(), after);
-            (before, after)
-        };
-        let noted = if before.next < after.next { note(before.next..after.next) } else { Ok(()) };
-        let done = noted.and_then(|()| Ok(self.write(after)?));
-        if done.is_err() {
-            self.shared.lock().consumers.insert(self.name.clone(), before);
-        }
-        done
+        self.change(|Cursor { next: stood, .. }, oldest| {
+            if stood < oldest {
+                note(stood..oldest)?;
+            }
+            Ok(Cursor { next: stood.max(oldest), attached: true })
+        })
     }
 
     /// Reads on from the cursor.
@@ -284,7 +268,7 @@ pub fn read_only(
             match scan.next(&*file).map_err(io_at("read", &path))? {
                 Item::Checkpoint(_) => {}
                 Item::Entry { index, .. } if index >= valid_before => {}
-                Item::Entry { index, body } => {
+                Item::Entry { index, body, .. } => {
                     summary.entries += 1;
                     each(index, &body);
                 }

@@ -29,8 +29,8 @@ pub enum OpenError {
     /// A file with a segment's name that is none, or one of another log.
     #[error("{path} is not a segment of this log; move it away", path = .0.display())]
     Foreign(PathBuf),
-    /// Written by a newer program.
-    #[error("{path} has format {format}; this program knows 1: use the newer program", path = path.display())]
+    /// Written by another version of the program.
+    #[error("{path} has format {format}; this program knows {known}: use the program that wrote it", path = path.display(), known = format::FORMAT)]
     Newer {
         /// The file.
         path: PathBuf,
@@ -56,7 +56,8 @@ pub enum Replay {
 /// What recovery found that a person may want to know.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Recovery {
-    /// Bytes cut from the end of the newest segment: never acknowledged.
+    /// Bytes cut from the end of the newest segment: its last group of entries, from the first
+    /// that is not whole, was not acknowledged as far as can be told.
     pub torn_bytes: u64,
     /// Places that are no longer readable: file, offset, bytes.
     pub corrupt: Vec<(PathBuf, u64, u64)>,
@@ -100,22 +101,30 @@ pub(crate) fn look(files: &dyn Files, folder: &Path, write: bool) -> Result<(Vec
             HeaderRead::Fine(header) if header.first == first => {
                 seen.push(Seen { header, path, file, bytes, valid_before: u64::MAX });
             }
-            HeaderRead::Fine(_) | HeaderRead::Foreign => return Err(OpenError::Foreign(path)),
+            HeaderRead::Fine(_) => return Err(OpenError::Foreign(path)),
             HeaderRead::Newer(format) => return Err(OpenError::Newer { path, format }),
-            HeaderRead::Broken => broken.push((first, path, file, bytes)),
+            HeaderRead::Broken => broken.push((first, path, file, bytes, false)),
+            HeaderRead::Foreign => broken.push((first, path, file, bytes, true)),
         }
     }
-    let id = seen.first().map(|s| s.header.spool);
+    // The cursors know the log's name too, if it is the only segment whose header is damaged.
+    let id = match seen.first() {
+        Some(segment) => Some(segment.header.spool),
+        None => cursors(files, folder)?.first().map(|(_, spool, _)| *spool),
+    };
     if let Some(other) = seen.iter().find(|s| Some(s.header.spool) != id) {
         return Err(OpenError::Foreign(other.path.clone()));
     }
     // A damaged header costs itself: the entries behind it still carry their own sums. One that
     // nothing stands behind was never completely made, and nothing in it was acknowledged.
     let mut unmade = Vec::new();
-    for (first, path, file, bytes) in broken {
+    for (first, path, file, bytes, foreign) in broken {
         let spool = id.unwrap_or(0);
         let entries = Scan::new(spool).next(&*file).map_err(io_at("read", &path))?;
         if matches!(entries, Item::Torn { .. } | Item::End) {
+            if foreign {
+                return Err(OpenError::Foreign(path));
+            }
             unmade.push(path);
         } else {
             let header = Header { spool, first, valid_before: first };
@@ -129,6 +138,20 @@ pub(crate) fn look(files: &dyn Files, folder: &Path, write: bool) -> Result<(Vec
         valid_before = valid_before.min(segment.header.valid_before);
     }
     Ok((seen, unmade))
+}
+
+/// Every whole cursor in a folder: consumer, the log it belongs to, cursor.
+fn cursors(files: &dyn Files, folder: &Path) -> Result<Vec<(String, u64, Cursor)>, OpenError> {
+    let mut all = Vec::new();
+    for file in files.list(folder).map_err(io_at("list", folder))? {
+        if let Some(name) = cursor::parse_name(&file) {
+            let path = cursor::path(folder, name);
+            if let Some((spool, cursor)) = cursor::read(files, folder, name).map_err(io_at("read", &path))? {
+                all.push((name.to_owned(), spool, cursor));
+            }
+        }
+    }
+    Ok(all)
 }
 
 impl Spool {
@@ -157,17 +180,11 @@ impl Spool {
             None => random_id(),
         };
         let mut found = scan(&*files, seen, &mut recovery, replay)?;
-        let mut consumers = BTreeMap::new();
-        for name in files.list(folder).map_err(io_at("list", folder))? {
-            if let Some(name) = cursor::parse_name(&name) {
-                let path = cursor::path(folder, name);
-                if let Some(cursor) = cursor::read(&*files, folder, name, id).map_err(io_at("read", &path))? {
-                    consumers.insert(name.to_owned(), cursor);
-                }
-            }
-        }
+        // A cursor of another log, or a damaged one, is none: its consumer starts over.
+        let mine = cursors(&*files, folder)?.into_iter().filter(|(_, spool, _)| *spool == id);
+        let consumers: BTreeMap<String, Cursor> = mine.map(|(name, _, cursor)| (name, cursor)).collect();
         // An index a consumer has seen is never given again, whatever became of the file.
-        let consumed = consumers.values().map(|c: &Cursor| c.next).max().unwrap_or(0);
+        let consumed = consumers.values().map(|c| c.next).max().unwrap_or(0);
         let last = found.last().map_or(0, |s| s.end.max(s.first + 1));
         let next = consumed.max(last);
         if let Some(newest) = found.last_mut() {
@@ -211,23 +228,25 @@ fn scan(
         if at < begin {
             end = valid_before;
         } else {
+            if at == newest {
+                let sound = sound_length(&header, &*file).map_err(io_at("read", &path))?;
+                if sound < bytes {
+                    file.truncate(sound).and_then(|()| file.sync()).map_err(io_at("truncate", &path))?;
+                    recovery.torn_bytes += bytes - sound;
+                    bytes = sound;
+                }
+            }
             let mut scan = Scan::new(header.spool);
             loop {
                 match scan.next(&*file).map_err(io_at("read", &path))? {
                     Item::Checkpoint(_) => {}
                     Item::Entry { index, .. } if index >= valid_before => {}
-                    Item::Entry { index, body } => {
+                    Item::Entry { index, body, .. } => {
                         end = index + 1;
                         recovery.replayed += 1;
                         replay(Replay::Entry { index, bytes: body });
                     }
                     Item::Corrupt { offset, bytes } => recovery.corrupt.push((path.clone(), offset, bytes)),
-                    Item::Torn { offset, bytes: torn } if at == newest => {
-                        file.truncate(offset).and_then(|()| file.sync()).map_err(io_at("truncate", &path))?;
-                        recovery.torn_bytes += torn;
-                        bytes = offset;
-                        break;
-                    }
                     // What an abandoned segment ends with was never acknowledged.
                     Item::Torn { .. } | Item::End => break,
                 }
@@ -239,6 +258,36 @@ fn scan(
         segments.push(Segment { first: header.first, end, bytes });
     }
     Ok(segments)
+}
+
+/// How many bytes of the newest segment can be relied on. Its last group of entries may have been
+/// on its way when everything stopped: from the first one of them that is not whole, none was
+/// acknowledged, and to keep a later one would pretend that those before it had been kept. Damage
+/// in earlier groups has happened to entries that were durable, and costs only these.
+fn sound_length(header: &Header, file: &dyn LogFile) -> io::Result<u64> {
+    let mut scan = Scan::new(header.spool);
+    let mut expected = header.first;
+    // Where damage begins that nothing whole has followed yet.
+    let mut damage = None;
+    // The first damage in the group of the last whole entry, and the last index it took.
+    let mut hole: Option<(u64, u64)> = None;
+    loop {
+        match scan.next(file)? {
+            Item::Checkpoint(_) => damage = None,
+            Item::Corrupt { offset, .. } => damage = damage.or(Some(offset)),
+            Item::Entry { index, group, .. } => {
+                hole = hole.filter(|(_, last)| *last >= group);
+                if let Some(offset) = damage.take()
+                    && index > expected.max(group)
+                {
+                    hole = Some((hole.map_or(offset, |(first, _)| first), index - 1));
+                }
+                expected = index + 1;
+            }
+            Item::Torn { offset, .. } => return Ok(hole.map_or(offset, |(first, _)| first)),
+            Item::End => return Ok(hole.map_or(scan.offset(), |(first, _)| first)),
+        }
+    }
 }
 
 /// Names a new log; two logs never share it, so neither takes the other's records for its own.
