@@ -410,7 +410,8 @@ impl<F: NorFlash> Ring<F> {
         self.generation = head.generation;
         self.newest = sector;
         let (end, _) = self.measure(Cursor { sector, at: HEADER, seq: head.first })?;
-        self.write_at = self.blank_from(sector)?;
+        // A frame may end in set bits: what looks blank within it is not.
+        self.write_at = self.blank_from(sector)?.max(end.at);
         // Bits behind the last whole frame: torn and never confirmed, or whole once and delivered.
         // Which cannot be told, so their name is passed over.
         let torn = self.write_at > end.at;

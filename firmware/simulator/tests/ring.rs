@@ -1,7 +1,11 @@
 //! The node's flash ring against flash that loses power: what was appended stays, names are never
 //! given twice, and it opens after every cut.
 
+use std::collections::BTreeMap;
+
 use node::ring::{Ring, RingError};
+use proptest::prelude::*;
+use proptest::test_runner::FileFailurePersistence;
 use simulator::nor::{Nor, Torn};
 
 type Flash = Nor<2048, 4>;
@@ -133,6 +137,13 @@ fn a_format_that_is_cut_leaves_the_old_ring_or_none_and_never_gives_a_name_twice
 /// A flash that outlives the ring that failed on it.
 struct Shared(Flash);
 
+impl Shared {
+    fn cut_in(&mut self, operations: u64, torn: Torn) {
+        let at = self.0.operations() + operations;
+        self.0.cut_at(at, torn);
+    }
+}
+
 impl embedded_storage::nor_flash::ErrorType for Shared {
     type Error = simulator::nor::NorError;
 }
@@ -201,6 +212,22 @@ fn a_damaged_record_is_none_and_its_neighbours_are_whole() {
 }
 
 #[test]
+fn a_record_that_ends_in_set_bits_is_not_written_over_after_a_restart() {
+    for length in 1..40 {
+        for set in 1..=length {
+            let mut record = vec![5; length];
+            record[length - set..].fill(0xff);
+            let (mut ring, _) = Ring::open_or_format(Flash::new(4), 7).unwrap();
+            ring.append(&record).unwrap();
+            let (mut ring, _) = Ring::open_or_format(ring.into_flash(), 8).unwrap();
+            assert_eq!(ring.append(&[1, 2, 3]).unwrap().seq, 1);
+            assert_eq!(read(&mut ring, 0), Some(record), "{set} of {length} bytes");
+            assert_eq!(read(&mut ring, 1), Some(vec![1, 2, 3]));
+        }
+    }
+}
+
+#[test]
 fn a_region_that_cannot_hold_a_ring_is_refused() {
     assert!(matches!(Ring::open_or_format(Nor::<2048, 4>::new(2), 1), Err(RingError::Geometry)));
     assert!(matches!(Ring::open_or_format(Nor::<512, 4>::new(20), 1), Err(RingError::Geometry)));
@@ -239,5 +266,112 @@ fn a_sector_that_breaks_costs_its_own_room_only() {
         let (mut ring, made) = Ring::open_or_format(flash, 8).unwrap();
         assert!(!made && ring.next_seq() == next);
         assert_eq!(read(&mut ring, next - 1), Some(content(next - 1, 4)));
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    /// Append records.
+    Append(u32),
+    /// The power fails so many flash operations from now.
+    Cut(u64, Torn),
+    /// The gateway knows so many more names.
+    Advance(u32),
+    /// The power fails between operations.
+    Restart,
+}
+
+fn steps() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        6 => (1..12u32).prop_map(Step::Append),
+        4 => (0..14u64, prop::sample::select(ALL.to_vec()), any::<u64>()).prop_map(|(at, torn, seed)| {
+            Step::Cut(at, if let Torn::SomeBits(_) = torn { Torn::SomeBits(seed) } else { torn })
+        }),
+        1 => (1..200u32).prop_map(Step::Advance),
+        2 => Just(Step::Restart),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: 256,
+        failure_persistence: Some(Box::new(FileFailurePersistence::WithSource("regressions"))),
+        ..ProptestConfig::default()
+    })]
+    #[test]
+    fn no_history_of_cuts_gives_a_name_twice_or_loses_more_than_the_oldest(
+        history in prop::collection::vec(steps(), 1..60),
+        sectors in 3..7usize,
+    ) {
+        let mut flash = Shared(Flash::new(sectors));
+        // By name: content, and how many sectors had been begun early before it.
+        let mut kept: BTreeMap<u32, (Vec<u8>, usize)> = BTreeMap::new();
+        // Every content is new; the first name not yet given to anybody.
+        let (mut salt, mut unused) = (0, 0);
+        // A cut, or names passed over, may begin a sector before the one before it is full.
+        let mut early = 0;
+        let mut history = history.into_iter().chain([Step::Restart, Step::Append(3)]);
+        let mut left = 0;
+        'power: loop {
+            flash.0.power_on();
+            let (mut ring, _) = Ring::open_or_format(&mut flash, 7).unwrap();
+            prop_assert_eq!(ring.id(), 7);
+            prop_assert!(ring.next_seq() >= unused, "{} was given before, up to {}", ring.next_seq(), unused);
+            let mut buffer = [0; 512];
+            let newest: Vec<u32> = kept.keys().rev().take(3).copied().collect();
+            for (seq, (bytes, since)) in &kept {
+                match ring.read(*seq, &mut buffer).unwrap() {
+                    Some(found) => prop_assert_eq!(found, &bytes[..], "other content under {}", seq),
+                    // The newest lie in two sectors, and only the oldest is ever erased.
+                    None => prop_assert!(
+                        !newest.contains(seq) || early - since + 3 > sectors,
+                        "{seq} of {newest:?} is lost"
+                    ),
+                }
+            }
+            let mut cut = false;
+            loop {
+                let step = if left > 0 { Step::Append(left) } else {
+                    match history.next() {
+                        Some(step) => step,
+                        None => break 'power,
+                    }
+                };
+                match step {
+                    Step::Append(count) => {
+                        left = count - 1;
+                        salt += 1;
+                        let next = ring.next_seq();
+                        prop_assert!(next >= unused);
+                        let bytes = content(next, salt);
+                        match ring.append(&bytes) {
+                            Ok(appended) => {
+                                prop_assert_eq!(appended.seq, next);
+                                kept.insert(next, (bytes, early));
+                                unused = next + 1;
+                            }
+                            Err(_) => { prop_assert!(cut); left = 0; continue 'power; }
+                        }
+                    }
+                    Step::Advance(by) => {
+                        early += 1;
+                        let to = ring.next_seq() + by;
+                        match ring.advance(to) {
+                            Ok(_) => { prop_assert_eq!(ring.next_seq(), to); unused = to; }
+                            Err(_) => { prop_assert!(cut); continue 'power; }
+                        }
+                    }
+                    Step::Cut(at, torn) => {
+                        let off = ring.into_flash();
+                        off.cut_in(at, torn);
+                        cut = true;
+                        early += 1;
+                        ring = Ring::open_or_format(off, 7).unwrap().0;
+                        prop_assert!(ring.next_seq() >= unused);
+                    }
+                    Step::Restart => continue 'power,
+                }
+            }
+        }
     }
 }
