@@ -184,9 +184,15 @@ impl Scan {
         let inside = offset >= self.at && offset + length as u64 <= self.at + self.buffer.len() as u64;
         if !inside {
             self.buffer.resize(length.max(CHUNK), 0);
-            let read = file.read_at(offset, &mut self.buffer)?;
-            self.buffer.truncate(read);
             self.at = offset;
+            match file.read_at(offset, &mut self.buffer) {
+                Ok(read) => self.buffer.truncate(read),
+                Err(error) => {
+                    // Nothing was read: what stands in the buffer is not the file's.
+                    self.buffer.clear();
+                    return Err(error);
+                }
+            }
         }
         let start = (offset - self.at) as usize;
         let end = (start + length).min(self.buffer.len());

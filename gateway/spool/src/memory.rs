@@ -52,6 +52,7 @@ struct State {
     synced_names: BTreeMap<PathBuf, usize>,
     operations: u64,
     fail_at: Option<(u64, Failure)>,
+    fail_reads: bool,
     locked: BTreeMap<PathBuf, Arc<()>>,
     free: Option<u64>,
 }
@@ -87,9 +88,15 @@ impl Memory {
         state.fail_at = Some((state.operations + at, failure));
     }
 
+    /// Lets every read fail with EIO from now on.
+    pub fn fail_reads(&self) {
+        self.lock().fail_reads = true;
+    }
+
     /// No more failures.
     pub fn heal(&self) {
-        self.lock().fail_at = None;
+        let mut state = self.lock();
+        (state.fail_at, state.fail_reads) = (None, false);
     }
 
     /// What [`Files::free_bytes`] says.
@@ -126,7 +133,7 @@ impl Memory {
             state.names = state.synced_names.clone();
         }
         state.synced_names = state.names.clone();
-        state.fail_at = None;
+        (state.fail_at, state.fail_reads) = (None, false);
         state.locked.clear();
     }
 
@@ -171,6 +178,9 @@ impl Memory {
 impl LogFile for MemoryFile {
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
         let state = self.system.lock();
+        if state.fail_reads {
+            return Err(io::Error::from_raw_os_error(5));
+        }
         let content = &state.nodes[self.node].content;
         let start = (offset as usize).min(content.len());
         let read = buffer.len().min(content.len() - start);

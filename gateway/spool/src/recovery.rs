@@ -266,7 +266,6 @@ fn scan(
 /// in earlier groups has happened to entries that were durable, and costs only these.
 fn sound_length(header: &Header, file: &dyn LogFile) -> io::Result<u64> {
     let mut scan = Scan::new(header.spool);
-    let mut expected = header.first;
     // Where damage begins that nothing whole has followed yet.
     let mut damage = None;
     // The first damage in the group of the last whole entry, and the last index it took.
@@ -278,11 +277,10 @@ fn sound_length(header: &Header, file: &dyn LogFile) -> io::Result<u64> {
             Item::Entry { index, group, .. } => {
                 hole = hole.filter(|(_, last)| *last >= group);
                 if let Some(offset) = damage.take()
-                    && index > expected.max(group)
+                    && index > group
                 {
                     hole = Some((hole.map_or(offset, |(first, _)| first), index - 1));
                 }
-                expected = index + 1;
             }
             Item::Torn { offset, .. } => return Ok(hole.map_or(offset, |(first, _)| first)),
             Item::End => return Ok(hole.map_or(scan.offset(), |(first, _)| first)),

@@ -699,6 +699,60 @@ fn of_a_group_torn_anywhere_only_what_has_all_before_it_is_kept() {
 }
 
 #[test]
+fn the_last_group_is_cut_at_the_first_of_several_tears() {
+    let memory = Memory::new();
+    let options = Options { free_bytes_min: 0, ..Options::default() };
+    let mut owner = Owner::open_with(&memory, options).unwrap();
+    owner.append(0).unwrap();
+    append_together(&mut owner, 1..10, || {});
+    drop(owner);
+    let path = segments(&memory).remove(0);
+    for (one, other) in (2..10).flat_map(|one| (one..10).map(move |other| (one, other))) {
+        let memory = memory_with_copy(&memory);
+        for torn in [one, other] {
+            memory.damage(&path, HEADER + HEAD + torn * (HEAD + 8) + HEAD + torn % 8);
+        }
+        if one == other {
+            memory.damage(&path, HEADER + HEAD + one * (HEAD + 8));
+        }
+        let owner = Owner::open_with(&memory, options).unwrap();
+        assert!(owner.state.iter().copied().eq(0..one as u64), "{one}, {other}: {:?}", owner.state);
+        assert_eq!((owner.recovery.corrupt.len(), owner.recovery.torn_bytes), (0, ((10 - one) * (HEAD + 8)) as u64));
+    }
+}
+
+#[test]
+fn a_read_that_fails_is_no_damage_and_costs_nothing() {
+    let memory = Memory::new();
+    let mut owner = Owner::open(&memory).unwrap();
+    for name in 0..20 {
+        owner.append(name).unwrap();
+    }
+    let mut reader = owner.spool.reader(0);
+    assert!(matches!(reader.read().unwrap(), Some(Read::Entry { index: 0, .. })));
+    memory.fail_reads();
+    let mut names = vec![0];
+    while let Ok(read) = reader.read() {
+        // What was read ahead is still there.
+        let Some(Read::Entry { bytes, .. }) = read else { panic!("{read:?}") };
+        names.extend(decode(&bytes));
+    }
+    assert!(reader.read().is_err());
+    memory.heal();
+    while let Some(Read::Entry { bytes, .. }) = reader.read().unwrap() {
+        names.extend(decode(&bytes));
+    }
+    assert!(names.iter().copied().eq(0..20), "{names:?}");
+    drop((owner, reader));
+    let before = (memory.names(), memory.operations());
+    memory.fail_reads();
+    assert!(matches!(Owner::open(&memory), Err(OpenError::Io { .. })));
+    assert_eq!((memory.names(), memory.operations()), before);
+    memory.heal();
+    assert_eq!(Owner::open(&memory).unwrap().state, (0..20).collect::<Vec<_>>());
+}
+
+#[test]
 fn damage_in_a_group_that_others_followed_costs_one_entry() {
     let memory = Memory::new();
     let options = Options { free_bytes_min: 0, ..Options::default() };
