@@ -24,8 +24,14 @@ use crate::ring::{Ring, RingError};
 pub const BACK_OFF_MS_MIN: u64 = 5_000;
 /// Longest patience, ms; up to a quarter more is added, so that a hundred nodes do not come at once.
 pub const BACK_OFF_MS_MAX: u64 = 60_000;
+/// How long a session lasts while UTC is not known, ms: the first answer after a modem has woken is
+/// often too late to tell the time by, and a gateway may learn it after its nodes have come.
+pub const CLOCKLESS_RENEWAL_MS: u64 = 120_000;
 /// Pause after the host could not take a message, ms.
 const REFUSED_MS: u64 = 500;
+/// Records of one report that are looked at again when they read as missing: a glitch on the
+/// flash's bus must not be told as a loss, and a long run of missing ones is no glitch.
+const SECOND_LOOKS: u8 = 8;
 /// Records looked through for clock anchors in one poll.
 const SCAN_STEP: u32 = 64;
 
@@ -302,7 +308,7 @@ impl Session {
             self.retire();
         }
         if let State::Delivering { opened_ms, .. } = self.state
-            && (now_ms.saturating_sub(opened_ms) >= SESSION_RENEWAL_MS
+            && (now_ms.saturating_sub(opened_ms) >= self.lasts_ms()
                 || self.sent < ring.floor() && self.told_floor < ring.floor())
         {
             // Time for a fresh clock; or what is asked for was overwritten, and the gateway has to
@@ -327,6 +333,10 @@ impl Session {
             }
         }
         Ok(self.deadline_ms)
+    }
+
+    fn lasts_ms(&self) -> u64 {
+        if self.current.is_some() { SESSION_RENEWAL_MS } else { CLOCKLESS_RENEWAL_MS }
     }
 
     fn refused(&mut self, now_ms: u64) -> u64 {
@@ -450,8 +460,14 @@ impl Session {
             }
         }
         let mut writer = ReportWriter::new(buffer, ring.id(), self.sent, boot, now_ms);
+        let mut looks = SECOND_LOOKS;
         for seq in self.sent..end {
-            let record = match decoded(ring.read(seq, &mut bytes)?) {
+            let mut found = decoded(ring.read(seq, &mut bytes)?);
+            if found.is_none() && looks > 0 {
+                looks -= 1;
+                found = decoded(ring.read(seq, &mut bytes)?);
+            }
+            let record = match found {
                 Some((of, _)) if of != boot => break,
                 Some((_, record)) => record,
                 None => Record::Gone,

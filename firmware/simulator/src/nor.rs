@@ -58,6 +58,7 @@ pub struct Nor<const SECTOR: usize = 4096, const WRITE: usize = 4> {
     broken: Option<usize>,
     written: u64,
     erased: u64,
+    glitches: Option<(u64, u64)>,
 }
 
 impl<const SECTOR: usize, const WRITE: usize> Nor<SECTOR, WRITE> {
@@ -71,6 +72,7 @@ impl<const SECTOR: usize, const WRITE: usize> Nor<SECTOR, WRITE> {
             broken: None,
             written: 0,
             erased: 0,
+            glitches: None,
         }
     }
 
@@ -88,6 +90,11 @@ impl<const SECTOR: usize, const WRITE: usize> Nor<SECTOR, WRITE> {
     /// From now on this sector can neither be written nor erased.
     pub fn break_sector(&mut self, sector: usize) {
         self.broken = Some(sector);
+    }
+
+    /// From now on one read in `of` brings one wrong bit; what is in the flash stays right.
+    pub fn glitch(&mut self, of: u64, seed: u64) {
+        self.glitches = Some((of, seed));
     }
 
     /// Whether there is power.
@@ -168,6 +175,15 @@ impl<const SECTOR: usize, const WRITE: usize> ReadNorFlash for Nor<SECTOR, WRITE
         check_read(self, offset, bytes.len()).map_err(NorError::Access)?;
         let from = offset as usize;
         bytes.copy_from_slice(&self.bytes[from..from + bytes.len()]);
+        if let Some((of, seed)) = &mut self.glitches {
+            *seed = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            let chance = u64::from_be_bytes([0, 1, 2, 3, 4, 5, 6, 7].map(|n| scatter(*seed ^ n)));
+            if chance.is_multiple_of(*of)
+                && let Some(byte) = bytes.get_mut((chance >> 8) as usize % bytes.len().max(1))
+            {
+                *byte ^= 1 << (chance >> 5 & 7);
+            }
+        }
         Ok(())
     }
 

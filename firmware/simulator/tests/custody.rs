@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use node::ring::Ring;
-use node::session::{Heard, Pace, Session};
+use node::session::{CLOCKLESS_RENEWAL_MS, Heard, Pace, Session};
 use proptest::prelude::*;
 use proptest::test_runner::FileFailurePersistence;
 use simulator::nor::Nor;
@@ -349,6 +349,61 @@ fn what_can_no_longer_be_read_is_said_to_be_gone() {
     let gone = world.gateway.records.values().filter(|(_, record)| *record == Record::Gone).count();
     assert_eq!(gone, 1);
     assert!(world.gateway.records.len() >= 10);
+}
+
+#[test]
+fn a_glitch_on_the_bus_is_not_told_as_a_loss() {
+    for seed in 0..8 {
+        let mut world = World::new(seed);
+        for n in 0..400 {
+            world.keep(round(u64::from(n) * 10, n));
+        }
+        let mut flash = world.ring.take().unwrap().into_flash();
+        flash.glitch(2_000, seed);
+        world.ring = Some(Ring::open_or_format(flash, 1).unwrap().0);
+        world.session.connected(0);
+        world.pass(60_000, 0);
+        // A glitch while it is opened may pass over a name; what was kept arrives.
+        for (seq, record) in &world.kept {
+            assert_eq!(world.gateway.records.get(seq), Some(record), "seed {seed}, seq {seq}");
+        }
+    }
+}
+
+#[test]
+fn a_gateway_that_went_back_to_a_backup_gets_again_what_it_forgot() {
+    let mut world = World::new(13);
+    world.session.connected(0);
+    for n in 0..300 {
+        let record = round(world.mono_ms(), n);
+        world.keep(record);
+        world.pass(100, 0);
+    }
+    world.pass(70_000, 0);
+    assert_eq!(world.gateway.records, world.kept);
+    // It knows neither the session nor what came since.
+    world.gateway.records.split_off(&100);
+    (world.gateway.next, world.gateway.nonce, world.gateway.is_ready) = (100, Some(Nonce([0; 8])), false);
+    let record = round(world.mono_ms(), 300);
+    world.keep(record);
+    world.pass(150_000, 0);
+    assert_eq!(world.gateway.records, world.kept);
+}
+
+#[test]
+fn a_node_that_did_not_learn_the_time_asks_again_soon_and_then_no_more() {
+    let mut world = World::new(17);
+    world.gateway.clock = false;
+    world.session.connected(0);
+    world.pass(1_000, 0);
+    world.keep(round(10, 1));
+    assert_eq!((world.session.counters().sessions, world.session.clock()), (1, None));
+    world.gateway.clock = true;
+    world.pass(CLOCKLESS_RENEWAL_MS + 1_000, 0);
+    assert_eq!(world.session.counters().sessions, 2);
+    assert_eq!(world.gateway.ready.first().map(|anchor| anchor.boot), Some(1));
+    world.pass(10 * CLOCKLESS_RENEWAL_MS, 0);
+    assert_eq!(world.session.counters().sessions, 2);
 }
 
 #[test]
