@@ -10,6 +10,9 @@ use crate::cursor::{self, Cursor};
 use crate::files::{Files, LogFile};
 use crate::format::{self, Header, Kind};
 
+/// Bytes of a segment between two noted places: 16 bytes of memory each.
+pub(crate) const MARK_BYTES: u64 = 64 << 10;
+
 /// Bounds of a log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
@@ -154,6 +157,9 @@ pub(crate) struct Shared {
     /// Held while a cursor changes, from looking at the log to the last unlinking: a segment must
     /// not go while a consumer comes back to it, and two changes must not share a file.
     cursors: Mutex<()>,
+    /// Where entries stand in segments that were read: by segment, index and offset every
+    /// [`MARK_BYTES`], so that a single entry is found without reading all before it.
+    marks: Mutex<BTreeMap<u64, Vec<(u64, u64)>>>,
     work: Condvar,
     pub(crate) progress: Condvar,
 }
@@ -162,6 +168,27 @@ impl Shared {
     /// The state holds no invariant across a panic that a later reader could be hurt by.
     pub(crate) fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn marks(&self) -> MutexGuard<'_, BTreeMap<u64, Vec<(u64, u64)>>> {
+        self.marks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes that the entry `index` stands at `offset` of a segment.
+    pub(crate) fn mark(&self, segment: u64, index: u64, offset: u64) {
+        let mut marks = self.marks();
+        let marks = marks.entry(segment).or_default();
+        if marks.last().is_none_or(|(_, last)| offset >= last + MARK_BYTES) {
+            marks.push((index, offset));
+        }
+    }
+
+    /// The nearest noted offset of a segment that is not beyond `index`.
+    pub(crate) fn marked(&self, segment: u64, index: u64) -> Option<u64> {
+        let marks = self.marks();
+        let marks = marks.get(&segment)?;
+        let beyond = marks.partition_point(|(marked, _)| *marked <= index);
+        marks.get(beyond.checked_sub(1)?).map(|(_, offset)| *offset)
     }
 
     pub(crate) fn path(&self, first: u64) -> PathBuf {
@@ -214,6 +241,7 @@ impl Spool {
             id: found.id,
             inner: Mutex::new(inner),
             cursors: Mutex::new(()),
+            marks: Mutex::default(),
             work: Condvar::new(),
             progress: Condvar::new(),
         });
@@ -548,7 +576,8 @@ impl Spool {
             return Ok(());
         }
         while let Some(segment) = gone.first() {
-            match shared.files.remove(&shared.path(segment.first)) {
+            let first = segment.first;
+            match shared.files.remove(&shared.path(first)) {
                 Err(e) if e.kind() != io::ErrorKind::NotFound => {
                     // Still there, and still counted; the next commit tries again.
                     shared.lock().segments.splice(0..0, gone);
@@ -556,6 +585,7 @@ impl Spool {
                 }
                 _ => drop(gone.remove(0)),
             }
+            shared.marks().remove(&first);
         }
         shared.files.sync_dir(&shared.folder)
     }

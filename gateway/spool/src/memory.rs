@@ -53,6 +53,7 @@ struct State {
     operations: u64,
     fail_at: Option<(u64, Failure)>,
     fail_reads: bool,
+    bytes_read: u64,
     locked: BTreeMap<PathBuf, Arc<()>>,
     free: Option<u64>,
 }
@@ -91,6 +92,11 @@ impl Memory {
     /// Lets every read fail with EIO from now on.
     pub fn fail_reads(&self) {
         self.lock().fail_reads = true;
+    }
+
+    /// Bytes read from files so far.
+    pub fn bytes_read(&self) -> u64 {
+        self.lock().bytes_read
     }
 
     /// No more failures.
@@ -177,7 +183,7 @@ impl Memory {
 
 impl LogFile for MemoryFile {
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
-        let state = self.system.lock();
+        let mut state = self.system.lock();
         if state.fail_reads {
             return Err(io::Error::from_raw_os_error(5));
         }
@@ -185,6 +191,7 @@ impl LogFile for MemoryFile {
         let start = (offset as usize).min(content.len());
         let read = buffer.len().min(content.len() - start);
         buffer[..read].copy_from_slice(&content[start..start + read]);
+        state.bytes_read += read as u64;
         Ok(read)
     }
 

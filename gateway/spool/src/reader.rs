@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::cursor::Cursor;
 use crate::files::{Files, LogFile};
 use crate::format::{Header, HeaderRead, Item, Scan};
-use crate::log::{Shared, Spool};
+use crate::log::{MARK_BYTES, Shared, Spool};
 use crate::recovery::{OpenError, Seen, io_at, look};
 
 /// What a reader finds next.
@@ -54,6 +54,8 @@ struct Current {
     file: Box<dyn LogFile>,
     path: PathBuf,
     scan: Scan,
+    /// Offset up to which this segment's places are noted.
+    marked: u64,
 }
 
 /// Reads durable entries in order, beside the writer.
@@ -86,7 +88,14 @@ impl Reader {
             let path = &current.path;
             let io = |source| ReadError::Io { doing: "read", path: path.clone(), source };
             let before = current.scan.offset();
-            match current.scan.next(&*current.file).map_err(io)? {
+            let item = current.scan.next(&*current.file).map_err(io)?;
+            if let Item::Entry { index, .. } = &item
+                && before >= current.marked + MARK_BYTES
+            {
+                self.shared.mark(current.first, *index, before);
+                current.marked = before;
+            }
+            match item {
                 Item::Checkpoint(_) => {}
                 Item::Entry { index, .. } if index < self.next => {}
                 Item::Entry { index, .. } if index >= segment.end => {
@@ -120,8 +129,11 @@ impl Reader {
         let path = self.shared.path(first);
         let io = |source| ReadError::Io { doing: "open", path: path.clone(), source };
         let file = self.shared.files.open(&path, false).map_err(io)?;
-        let scan = Scan::new(self.shared.id);
-        Ok(Current { first, file, path, scan })
+        let mut scan = Scan::new(self.shared.id);
+        if let Some(offset) = self.shared.marked(first, self.next) {
+            scan.back_to(offset);
+        }
+        Ok(Current { first, file, path, marked: scan.offset(), scan })
     }
 }
 

@@ -722,6 +722,25 @@ fn the_last_group_is_cut_at_the_first_of_several_tears() {
 }
 
 #[test]
+fn one_entry_of_a_long_segment_is_read_without_all_before_it() {
+    let memory = Memory::new();
+    let owner = Owner::open_with(&memory, Options { free_bytes_min: 0, ..Options::default() }).unwrap();
+    let long = |n: u64| [encode(&[n]), vec![0; 200]].concat();
+    for n in 0..8000 {
+        owner.spool.append_then(&long(n), &mut Vec::new, Box::new(|_| {})).unwrap();
+    }
+    assert!(owner.spool.wait_beyond(7999, Duration::from_secs(60)));
+    let read = |index| owner.spool.reader(index).read().unwrap();
+    assert_eq!(read(7999), Some(Read::Entry { index: 7999, bytes: long(7999) }));
+    for index in (0..8000).step_by(77) {
+        let before = memory.bytes_read();
+        assert_eq!(read(index), Some(Read::Entry { index, bytes: long(index) }));
+        let cost = memory.bytes_read() - before;
+        assert!(cost <= 3 * (64 << 10), "{cost} bytes for entry {index}");
+    }
+}
+
+#[test]
 fn a_read_that_fails_is_no_damage_and_costs_nothing() {
     let memory = Memory::new();
     let mut owner = Owner::open(&memory).unwrap();
