@@ -59,6 +59,7 @@ pub struct Nor<const SECTOR: usize = 4096, const WRITE: usize = 4> {
     written: u64,
     erased: u64,
     glitches: Option<(u64, u64)>,
+    weak: Option<usize>,
 }
 
 impl<const SECTOR: usize, const WRITE: usize> Nor<SECTOR, WRITE> {
@@ -73,6 +74,7 @@ impl<const SECTOR: usize, const WRITE: usize> Nor<SECTOR, WRITE> {
             written: 0,
             erased: 0,
             glitches: None,
+            weak: None,
         }
     }
 
@@ -90,6 +92,11 @@ impl<const SECTOR: usize, const WRITE: usize> Nor<SECTOR, WRITE> {
     /// From now on this sector can neither be written nor erased.
     pub fn break_sector(&mut self, sector: usize) {
         self.broken = Some(sector);
+    }
+
+    /// From now on no bit of this byte can be cleared, and nobody is told.
+    pub fn weaken(&mut self, at: usize) {
+        self.weak = Some(at);
     }
 
     /// From now on one read in `of` brings one wrong bit; what is in the flash stays right.
@@ -141,6 +148,7 @@ impl<const SECTOR: usize, const WRITE: usize> Nor<SECTOR, WRITE> {
                 Some(Torn::FirstHalf | Torn::LastHalf) => 0,
                 Some(Torn::SomeBits(seed)) => scatter(seed ^ ((from + index) as u64)),
             };
+            let new = if self.weak == Some(from + index) { new | old } else { new };
             self.bytes[from + index] = (old & !mask) | (new & mask);
         }
         if torn.is_some() {

@@ -212,6 +212,49 @@ fn a_damaged_record_is_none_and_its_neighbours_are_whole() {
 }
 
 #[test]
+fn a_cell_that_does_not_take_what_is_written_costs_no_record() {
+    for weak in (0..8192).step_by(53) {
+        let mut flash = Flash::new(4);
+        flash.weaken(weak);
+        let (mut ring, _) = Ring::open_or_format(flash, 7).unwrap();
+        for n in 0..60 {
+            assert_eq!(ring.append(&content(n, 2)).unwrap().seq, n);
+            assert_eq!(read(&mut ring, n), Some(content(n, 2)), "byte {weak}, record {n}");
+        }
+        let (mut ring, _) = Ring::open_or_format(ring.into_flash(), 8).unwrap();
+        for n in 55..60 {
+            assert_eq!(read(&mut ring, n), Some(content(n, 2)), "byte {weak}, record {n}");
+        }
+    }
+}
+
+#[test]
+fn a_header_that_was_misread_once_makes_no_name_come_twice() {
+    for sector in 0..4 {
+        for appends in [0, 1, 3, 8] {
+            let mut flash = Flash::new(4);
+            let (kept, _) = fill(&mut flash, 3);
+            let (at, good) = (sector * 2048 + 9, flash.bytes_mut()[sector * 2048 + 9]);
+            flash.bytes_mut()[at] ^= 4;
+            let bad = flash.bytes_mut()[at];
+            let (mut ring, _) = Ring::open_or_format(flash, 8).unwrap();
+            let names: Vec<u32> = (0..appends).map(|n| ring.append(&content(n, 6)).unwrap().seq).collect();
+            assert!(names.iter().all(|name| *name >= kept.len() as u32), "sector {sector}: {names:?}");
+            let mut flash = ring.into_flash();
+            if flash.bytes_mut()[at] == bad {
+                flash.bytes_mut()[at] = good;
+            }
+            let (mut ring, _) = Ring::open_or_format(flash, 8).unwrap();
+            let next = ring.append(&content(0, 7)).unwrap().seq;
+            assert!(names.iter().all(|name| next > *name), "sector {sector}: {next} after {names:?}");
+            for (n, name) in (0..).zip(names) {
+                assert!(name < ring.floor() || read(&mut ring, name) == Some(content(n, 6)), "sector {sector}, {name}");
+            }
+        }
+    }
+}
+
+#[test]
 fn a_record_that_ends_in_set_bits_is_not_written_over_after_a_restart() {
     for length in 1..40 {
         for set in 1..=length {
