@@ -4,7 +4,7 @@
 //!
 //! When a formula is applied, and to which channels, is the config's business.
 
-use libm::{exp, log, pow, sqrt};
+use libm::{exp, log, log10, pow, sqrt};
 
 /// One standard atmosphere, hPa.
 pub const ATMOSPHERE_HPA: f64 = 1013.25;
@@ -39,11 +39,54 @@ pub fn oxygen_salinity_factor(celsius: f64, psu: f64) -> f64 {
 }
 
 /// The part of total ammonia that is un-ionised in fresh water, 0–1 (Emerson et al. 1975,
-/// 0–50 °C). In sea water it is up to a fifth less.
+/// 0–50 °C).
 pub fn unionized_fraction(ph: f64, celsius: f64) -> f64 {
     // A widely copied page misprints 2727.92; at 20 °C the pKa is 9.4025.
-    let pka = 0.090_18 + 2729.92 / (celsius + KELVIN);
+    fraction(0.090_18 + 2729.92 / (celsius + KELVIN), ph)
+}
+
+fn fraction(pka: f64, ph: f64) -> f64 {
     1.0 / (pow(10.0, pka - ph) + 1.0)
+}
+
+/// pKa of ammonium in sea water on the total scale (Clegg and Whitfield 1995, equation 18:
+/// −2…40 °C, `psu` 0–40).
+pub fn ammonium_pka_total(celsius: f64, psu: f64) -> f64 {
+    let t = celsius + KELVIN;
+    let (root_t, root_s) = (sqrt(t), sqrt(psu));
+    let s_1_5 = psu * root_s;
+    9.244_605 - 2729.33 * (1.0 / 298.15 - 1.0 / t)
+        + (0.042_033_62 - 11.247_42 / t) * sqrt(root_s)
+        + (-13.6416 + 1.176_949 * root_t - 0.028_607_85 * t + 545.4834 / t) * root_s
+        + (-0.146_250_7 + 0.009_022_646_8 * root_t - 0.000_147_136_1 * t + 10.5425 / t) * s_1_5
+        + (0.004_669_309 - 0.000_169_174_2 * root_t - 0.567_793_4 / t) * psu * psu
+        + (-2.354_039e-5 + 0.009_698_623 / t) * psu * s_1_5
+}
+
+/// How many times more acid a sea water is on the total scale than on the free one: what sulfate
+/// binds (Dickson 1990; sulfate by Morris and Riley 1966).
+fn total_to_free(celsius: f64, psu: f64) -> f64 {
+    let t = celsius + KELVIN;
+    let ln_t = log(t);
+    let i = 19.924 * psu / (1000.0 - 1.005 * psu);
+    let root_i = sqrt(i);
+    let ln_ks = -4276.1 / t + 141.328 - 23.093 * ln_t
+        + (-13856.0 / t + 324.57 - 47.986 * ln_t) * root_i
+        + (35474.0 / t - 771.54 + 114.723 * ln_t) * i
+        - 2698.0 / t * i * root_i
+        + 1776.0 / t * i * i
+        + log(1.0 - 0.001_005 * psu);
+    1.0 + 0.14 / 96.062 * psu / 1.806_55 / exp(ln_ks)
+}
+
+/// The part of total ammonia that is un-ionised in sea water, 0–1, for a pH on the total scale.
+pub fn unionized_fraction_total(ph: f64, celsius: f64, psu: f64) -> f64 {
+    fraction(ammonium_pka_total(celsius, psu), ph)
+}
+
+/// The same for a pH on the free scale, which a probe calibrated in NBS buffers is nearer to.
+pub fn unionized_fraction_free(ph: f64, celsius: f64, psu: f64) -> f64 {
+    fraction(ammonium_pka_total(celsius, psu) + log10(total_to_free(celsius, psu)), ph)
 }
 
 /// Practical salinity of a conductivity ratio (PSS-78, UNESCO technical paper 44) at `celsius` on
@@ -85,9 +128,11 @@ pub fn vapour_pressure(celsius: f64) -> f64 {
     0.6108 * exp(17.27 * celsius / (celsius + 237.3))
 }
 
-/// Vapour pressure deficit of the air, kPa.
-pub fn vapour_pressure_deficit(celsius: f64, percent: f64) -> f64 {
-    vapour_pressure(celsius) * (1.0 - percent / 100.0)
+/// Vapour pressure deficit, kPa, of air at `celsius` and `percent` humidity before a leaf that is
+/// `leaf_warmer` degrees warmer; 0 gives the deficit of the air itself. On a leaf that water
+/// condenses on it is 0.
+pub fn vapour_pressure_deficit(celsius: f64, percent: f64, leaf_warmer: f64) -> f64 {
+    (vapour_pressure(celsius + leaf_warmer) - vapour_pressure(celsius) * percent / 100.0).max(0.0)
 }
 
 /// Dew point, °C (Magnus with 17.62 and 243.12 °C, WMO-No. 8); not a number in air without water.
@@ -144,6 +189,19 @@ mod tests {
     }
 
     #[test]
+    fn ammonia_in_sea_water_meets_clegg_and_whitfield() {
+        for (ph, t, s, total, free) in [
+            (8.0, 10.0, 0.0, 0.0183, 0.0183),
+            (8.0, 25.0, 0.0, 0.0539, 0.0539),
+            (8.0, 25.0, 35.0, 0.0556, 0.0440),
+            (7.8, 25.0, 35.0, 0.0358, 0.0282),
+        ] {
+            near(unionized_fraction_total(ph, t, s), total, 0.000_05);
+            near(unionized_fraction_free(ph, t, s), free, 0.000_1);
+        }
+    }
+
+    #[test]
     fn salinity_meets_the_unesco_checks() {
         near(salinity_of_ratio(1.0, 15.0, 0.0), 35.0, 1e-6);
         near(salinity_of_ratio(1.2, 20.0, 2000.0), 37.245_628, 1e-6);
@@ -169,9 +227,11 @@ mod tests {
         for (t, rh, vpd, dew, absolute) in
             [(25.0, 60.0, 1.267, 16.69, 13.78), (30.0, 70.0, 1.273, 23.93, 21.18), (28.0, 50.0, 1.890, 16.61, 13.57)]
         {
-            near(vapour_pressure_deficit(t, rh), vpd, 0.001);
+            near(vapour_pressure_deficit(t, rh, 0.0), vpd, 0.001);
             near(dew_point(t, rh), dew, 0.01);
             near(absolute_humidity(t, rh), absolute, 0.02);
         }
+        // A leaf two degrees cooler than air at 30 °C and 70 %: es(28) − 0.7 es(30) by FAO-56.
+        near(vapour_pressure_deficit(30.0, 70.0, -2.0), 3.7796 - 2.9702, 0.001);
     }
 }

@@ -46,7 +46,8 @@ pub struct Probe {
 pub enum Formula {
     /// Of oxygen mg/L, water °C, and optionally salinity and air pressure hPa (else the config's).
     OxygenSaturation = 1,
-    /// Of total ammonia mg/L, pH, water °C: fresh water.
+    /// Of total ammonia mg/L, pH, water °C, and optionally salinity (else the config's). Above a
+    /// salinity of 5 as in sea water, and marked [`telemetry::Tests::CONDITIONS`].
     UnionizedAmmonia = 2,
     /// Of mS/cm and water °C.
     Salinity = 3,
@@ -65,7 +66,7 @@ impl Formula {
     pub const fn shape(self) -> (Property, usize, usize) {
         match self {
             Self::OxygenSaturation => (Property::OxygenSaturation, 2, 4),
-            Self::UnionizedAmmonia => (Property::UnionizedAmmonia, 3, 3),
+            Self::UnionizedAmmonia => (Property::UnionizedAmmonia, 3, 4),
             Self::Salinity => (Property::Salinity, 2, 2),
             Self::Conductivity25 => (Property::Conductivity25, 2, 2),
             Self::VapourPressureDeficit => (Property::VapourPressureDeficit, 2, 2),

@@ -17,6 +17,9 @@ use crate::quality::{History, from_input};
 /// marked as having a doubtful input. The factor moves by 0.1 % a degree.
 const CELSIUS_ASSUMED: f64 = 20.0;
 
+/// Salinity up to which ammonia is computed as in fresh water (domain page §2).
+const FRESH_PSU_MAX: f64 = 5.0;
+
 /// What is known of every channel.
 #[derive(Debug)]
 pub(crate) struct Judge {
@@ -147,19 +150,29 @@ impl Judge {
         }
         let [a, b, c, d] = values;
         let given = |n: usize, value: f64, otherwise: f32| if inputs.len() > n { value } else { f64::from(otherwise) };
+        let mut tests = Tests::NONE;
         let value = match formula {
             Formula::OxygenSaturation => {
                 compute::oxygen_saturation(a, b, given(2, c, config.salinity_psu), given(3, d, config.pressure_hpa))
             }
-            Formula::UnionizedAmmonia => a * compute::unionized_fraction(b, c),
+            Formula::UnionizedAmmonia => {
+                let psu = given(3, d, config.salinity_psu);
+                if psu > FRESH_PSU_MAX {
+                    // Probes are calibrated in NBS buffers, whose scale is neither of sea water's.
+                    tests = Tests::CONDITIONS;
+                    a * compute::unionized_fraction_free(b, c, psu)
+                } else {
+                    a * compute::unionized_fraction(b, c)
+                }
+            }
             Formula::Salinity => compute::salinity(a, b),
             Formula::Conductivity25 => compute::conductivity_25(a, b),
-            Formula::VapourPressureDeficit => compute::vapour_pressure_deficit(a, b),
+            Formula::VapourPressureDeficit => compute::vapour_pressure_deficit(a, b, 0.0),
             Formula::DewPoint => compute::dew_point(a, b),
             Formula::AbsoluteHumidity => compute::absolute_humidity(a, b),
         };
         let value = value as f32;
-        let sample = Sample { value, tests: Tests::NONE };
+        let sample = Sample { value, tests };
         (if value.is_finite() { Ok(sample) } else { Err(MissingReason::Input) }, worst)
     }
 }

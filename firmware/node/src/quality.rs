@@ -68,7 +68,7 @@ impl History {
         self.last = value;
         self.last_ms = t_ms;
         self.known = (self.known + 1).min(2);
-        let informing = Tests::GAP.bits();
+        let informing = Tests::GAP.with(Tests::CONDITIONS).bits();
         let flag = if tests.bits() & !informing == 0 { Flag::Good } else { Flag::Suspect };
         Quality::Present { flag, tests }
     }

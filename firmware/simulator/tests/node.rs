@@ -449,6 +449,40 @@ fn calibration_and_compensation_keep_the_raw_value() {
 }
 
 #[test]
+fn ammonia_is_computed_by_the_salinity_and_sea_water_is_marked() {
+    // Domain page §2: 25 °C and pH 8.00; fresh .05366, S 35 on the free scale .0440.
+    for (config_psu, channel_psu, wanted, tests) in [
+        (0.0, None, 537, Tests::NONE),
+        (35.0, None, 440, Tests::CONDITIONS),
+        (0.0, Some(35.0), 440, Tests::CONDITIONS),
+        (35.0, Some(2.0), 537, Tests::NONE),
+    ] {
+        let mut config = Config::new(1);
+        config.salinity_psu = config_psu;
+        let mut inputs = vec![0, 1, 2];
+        for (input, property) in (0..).zip([Property::TotalAmmonia, Property::Ph, Property::WaterTemperature]) {
+            config.channels.push(direct(property, input)).unwrap();
+        }
+        if channel_psu.is_some() {
+            inputs.push(3);
+            config.channels.push(direct(Property::Salinity, 3)).unwrap();
+        }
+        let inputs = heapless::Vec::from_slice(&inputs).unwrap();
+        let source = Source::Computed { formula: Formula::UnionizedAmmonia, inputs };
+        config.channels.push(Channel { source, ..direct(Property::UnionizedAmmonia, 0) }).unwrap();
+        let mut run = Run::new(config);
+        for (input, value) in (0..).zip([1.0, 8.0, 25.0, channel_psu.unwrap_or_default()]) {
+            run.host.direct.insert(input, Ok(value));
+        }
+        run.pass(2);
+        let reading = *run.node.round().readings.last().unwrap();
+        // Ten-thousandths of mg/L.
+        assert!((reading.value - wanted).abs() <= 1, "{reading:?} instead of {wanted}");
+        assert_eq!(reading.quality, Quality::Present { flag: Flag::Good, tests });
+    }
+}
+
+#[test]
 fn a_config_survives_its_image_and_no_damage_to_it_does_harm() {
     let mut config = probed(&[1, 2]);
     config.channels.push(direct(Property::DissolvedOxygen, 0)).unwrap();

@@ -91,6 +91,9 @@ impl Tests {
     pub const CALIBRATING: Self = Self(1 << 7);
     /// Computed from an input that was itself suspect or failed.
     pub const INPUT: Self = Self(1 << 8);
+    /// Computed outside the conditions that its formula is exact for, such as un-ionised ammonia of
+    /// sea water from a pH in NBS buffers. Only informs, like [`Tests::GAP`].
+    pub const CONDITIONS: Self = Self(1 << 9);
     /// Gateway: outside the season's climatology.
     pub const CLIMATOLOGY: Self = Self(1 << 10);
     /// Gateway: deviates from the channel's own recent distribution.
