@@ -6,15 +6,41 @@
 pub enum Alarm {
     /// Oxygen is below the critical level of an aerator.
     OxygenCritical = 0,
-    /// An actuator stands in its safe state because its channel cannot be trusted.
+    /// The channel of a rule, an interlock or a proof cannot be trusted.
     ControlBlind = 1,
     /// The flash does not keep what is written.
     Storage = 2,
+    /// An aerator is switched on and does not run.
+    NotRunning = 3,
+    /// An actuator does not do what it is told: another than an aerator does not go on, or any
+    /// does not go off.
+    Unproven = 4,
+    /// An aerator has run for twenty minutes and oxygen does not rise.
+    Ineffective = 5,
+    /// Mains is gone.
+    MainsLost = 6,
+    /// Somebody has switched an actuator by hand.
+    Manual = 7,
+    /// The channel of a rule is being calibrated.
+    Calibrating = 8,
 }
 
 impl Alarm {
     /// Every alarm.
-    pub const ALL: [Self; 3] = [Self::OxygenCritical, Self::ControlBlind, Self::Storage];
+    pub const ALL: [Self; 9] = [
+        Self::OxygenCritical,
+        Self::ControlBlind,
+        Self::Storage,
+        Self::NotRunning,
+        Self::Unproven,
+        Self::Ineffective,
+        Self::MainsLost,
+        Self::Manual,
+        Self::Calibrating,
+    ];
+
+    /// Those that sound the siren: the animals have no time to lose.
+    pub const CRITICAL: u32 = Self::OxygenCritical.bit() | Self::NotRunning.bit() | Self::MainsLost.bit();
 
     /// Its bit.
     pub const fn bit(self) -> u32 {

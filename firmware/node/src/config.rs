@@ -10,9 +10,11 @@ use sensors::modbus::{Request, Settings, slot_us_max};
 use sensors::profile::{CompensatedBy, PROFILE_LEN_MAX, Profile, Setting, slot_ms_max};
 use telemetry::Property;
 use telemetry::limits::{ACTUATORS_MAX, CHANNELS_MAX, UNRECEIPTED_RECORDS_MAX};
+use telemetry::record::ActuatorDescription as Kind;
 
-use crate::control::{Rule, STALE_MS};
+use crate::control::{Cause, Condition, Interlock, MISSED_MAX, Rule, STALE_MS};
 use crate::quality::Limits;
+use crate::sun::Place;
 
 /// Most Modbus lines.
 pub const BUSES_MAX: usize = 2;
@@ -24,8 +26,12 @@ pub const PROFILES_MAX: usize = 8;
 pub const PROFILE_BYTES_MAX: usize = 3 * 1024;
 /// Bytes of an image.
 pub const IMAGE_BYTES_MAX: usize = 8 * 1024;
-/// Version of the image.
-pub const IMAGE_VERSION: u8 = 1;
+/// Most interlocks.
+pub const INTERLOCKS_MAX: usize = 16;
+/// Newest version of the image.
+pub const IMAGE_VERSION: u8 = 2;
+/// Shortest rest between two attempts to start what has failed its proof, s.
+const RETRY_S_MIN: u16 = 60;
 
 /// A probe on a line.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -53,7 +59,7 @@ pub enum Formula {
     Salinity = 3,
     /// Of mS/cm and water °C.
     Conductivity25 = 4,
-    /// Of air °C and %RH.
+    /// Of air °C and %RH, before leaves that are warmer by [`Config::leaf_warmer_c`].
     VapourPressureDeficit = 5,
     /// Of air °C and %RH.
     DewPoint = 6,
@@ -146,6 +152,58 @@ pub struct Channel {
     pub compensate_with: Option<u8>,
 }
 
+/// What is between the node and an actuator.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Drive {
+    /// A pin of the board, its relay wired so that a dead controller leaves the safe state: for an
+    /// aerator the contact that closes when the coil is dead.
+    #[default]
+    Pin = 0,
+    /// A relay board that holds its coils when nobody talks to it any more. Not for an aerator.
+    Relays = 1,
+    /// One with a time-out of its own, set to leave the safe state.
+    RelaysTimeOut = 2,
+    /// One with a watchdog relay in series.
+    RelaysWatchdog = 3,
+}
+
+impl Drive {
+    const fn from_id(id: u8) -> Option<Self> {
+        Some(match id {
+            0 => Self::Pin,
+            1 => Self::Relays,
+            2 => Self::RelaysTimeOut,
+            3 => Self::RelaysWatchdog,
+            _ => return None,
+        })
+    }
+}
+
+/// Contacts of a local switch, each a channel of [`Property::ActuatorState`]; both for a switch
+/// with the positions on, automatic and off. Off goes before on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Manual {
+    /// Closed: on by hand.
+    pub on: Option<u8>,
+    /// Closed: off by hand.
+    pub off: Option<u8>,
+}
+
+/// How an actuator proves that it does what it is told: motor current, flow, an end switch.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Proof {
+    /// The channel.
+    pub channel: u8,
+    /// It runs (a vent: is open) from this value on, in the channel's unit.
+    pub at_least: f32,
+    /// So long after it is switched the channel has to agree, s: 10 for a motor, the travel time
+    /// for a vent. Not below the period.
+    pub within_s: u16,
+    /// The actuator that is started when this one, an aerator, does not run.
+    pub backup: Option<u8>,
+}
+
 /// A thing that is switched.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Actuator {
@@ -153,6 +211,62 @@ pub struct Actuator {
     pub kind: u8,
     /// When.
     pub rule: Rule,
+    /// Through what.
+    pub drive: Drive,
+    /// What it is between a restart and its rule's first decision, where that is not the rule's
+    /// safe state.
+    pub restart_on: Option<bool>,
+    /// Without a trusted reading for so long it takes its safe state, s, 1–600; three missed
+    /// readings do as well, and must not take longer.
+    pub blind_after_s: u16,
+    /// It runs at most so long, s; 0 = without end.
+    pub run_s: u16,
+    /// After any run it rests so long, s: water soaks in, a motor cools.
+    pub soak_s: u16,
+    /// An aerator runs from midnight to an hour after sunrise whatever oxygen is. While the time
+    /// of day is unknown it switches off 1 mg/L later instead. Needs [`Config::place`].
+    pub night_floor: bool,
+    /// Its local switch, which always wins.
+    pub manual: Manual,
+    /// How it proves that it runs.
+    pub proof: Option<Proof>,
+}
+
+impl Actuator {
+    /// An actuator on a pin, with nothing but its rule.
+    pub const fn new(kind: u8, rule: Rule) -> Self {
+        Self {
+            kind,
+            rule,
+            drive: Drive::Pin,
+            restart_on: None,
+            blind_after_s: (STALE_MS / 1_000) as u16,
+            run_s: 0,
+            soak_s: 0,
+            night_floor: false,
+            manual: Manual { on: None, off: None },
+            proof: None,
+        }
+    }
+
+    /// Its safe state for a cause.
+    pub(crate) fn safe(&self, cause: Cause) -> bool {
+        self.restart_on.filter(|_| cause == Cause::Restart).unwrap_or(self.rule.safe())
+    }
+
+    /// Shortest time off, once off.
+    pub(crate) fn least_off_s(&self) -> u16 {
+        self.rule.pauses().off_s.max(self.soak_s)
+    }
+
+    pub(crate) fn blind_after_ms(&self) -> u64 {
+        u64::from(self.blind_after_s) * 1_000
+    }
+
+    /// Whether its rule's channel is among those that are being calibrated.
+    pub(crate) fn is_calibrated_by(&self, channels: u32) -> bool {
+        self.rule.channel().is_some_and(|n| channels.checked_shr(u32::from(n)).unwrap_or(0) & 1 == 1)
+    }
 }
 
 /// What a node is.
@@ -172,12 +286,18 @@ pub struct Config {
     pub salinity_psu: f32,
     /// Air pressure where no channel measures it, 500–1100 hPa.
     pub pressure_hpa: f32,
+    /// How much warmer than the air leaves are, °C, −10–10; 0 leaves the deficit of the air.
+    pub leaf_warmer_c: f32,
+    /// Where it stands: needed for the night.
+    pub place: Option<Place>,
     /// Probes, in the order in which they are asked.
     pub probes: Vec<Probe, PROBES_MAX>,
     /// Channels, by their index.
     pub channels: Vec<Channel, CHANNELS_MAX>,
     /// Actuators, by their index.
     pub actuators: Vec<Actuator, ACTUATORS_MAX>,
+    /// What forces actuators whatever their rules say.
+    pub interlocks: Vec<Interlock, INTERLOCKS_MAX>,
     profiles: Vec<u8, PROFILE_BYTES_MAX>,
     ends: Vec<u16, PROFILES_MAX>,
 }
@@ -218,12 +338,41 @@ pub enum ConfigError {
     /// A calibration that no instrument needs.
     #[error("the calibration of channel {0} is out of range")]
     Calibration(u8),
+    /// Limits that are no numbers, not in order, or that call low oxygen implausible.
+    #[error("the limits of channel {0} are no range, or hide low oxygen")]
+    Limits(u8),
     /// A rule's numbers are not in order, or its channel does not exist or measures something else.
     #[error("the rule of actuator {0} is impossible")]
     Rule(u8),
-    /// A rule whose channel is read too seldom to notice in time that it has failed.
-    #[error("the channel of actuator {0} is read too seldom")]
+    /// A rule, interlock or proof whose channel is read too seldom to notice in time that it has
+    /// failed.
+    #[error("a channel of actuator {0} is read too seldom")]
     TooSeldom(u8),
+    /// An aerator without an oxygen rule, or an oxygen rule for something else.
+    #[error("actuator {0}: an aerator follows oxygen, and nothing else does")]
+    Aerator(u8),
+    /// A kind with one safe state only, and another is declared.
+    #[error("actuator {0} declares a safe state that its kind must not have")]
+    SafeState(u8),
+    /// An aerator whose relays hold when the node dies.
+    #[error("actuator {0} is an aerator on relays that hold: a time-out or a watchdog relay is needed")]
+    HoldingRelays(u8),
+    /// A longest run that is shorter than the shortest, without a rest, or of what is safe when on.
+    #[error("the longest run of actuator {0} is impossible, or ends in an unsafe state")]
+    Run(u8),
+    /// A night floor of something that is no aerator, or in an unknown place.
+    #[error("the night floor of actuator {0} needs an oxygen rule and the node's place")]
+    Night(u8),
+    /// A switch on a channel that does not exist or is no contact.
+    #[error("the local switch of actuator {0} is no channel of actuator state")]
+    Manual(u8),
+    /// A proof on a channel that does not exist, an impossible backup, or attempts without a rest.
+    #[error("the proof of actuator {0} is impossible")]
+    Proof(u8),
+    /// An interlock that names what does not exist, yields to a higher index, or forces an aerator
+    /// off.
+    #[error("interlock {0} is impossible, or forces an aerator off")]
+    Interlock(u8),
 }
 
 impl Config {
@@ -237,9 +386,12 @@ impl Config {
             drift_ppm: telemetry::limits::DRIFT_PPM_DEFAULT,
             salinity_psu: 0.0,
             pressure_hpa: 1013.25,
+            leaf_warmer_c: 0.0,
+            place: None,
             probes: Vec::new(),
             channels: Vec::new(),
             actuators: Vec::new(),
+            interlocks: Vec::new(),
             profiles: Vec::new(),
             ends: Vec::new(),
         }
@@ -297,6 +449,8 @@ impl Config {
             ("batch_records", (1..=UNRECEIPTED_RECORDS_MAX).contains(&u32::from(self.batch_records))),
             ("salinity_psu", (0.0..=42.0).contains(&self.salinity_psu)),
             ("pressure_hpa", (500.0..=1100.0).contains(&self.pressure_hpa)),
+            ("leaf_warmer_c", (-10.0..=10.0).contains(&self.leaf_warmer_c)),
+            ("place", self.place.is_none_or(|place| place.is_possible())),
             ("channels", !self.channels.is_empty()),
         ];
         if let Some((name, _)) = ranges.into_iter().find(|(_, fine)| !fine) {
@@ -322,17 +476,108 @@ impl Config {
             self.validate_channel(index, channel)?;
         }
         for (index, actuator) in (0u8..).zip(&self.actuators) {
-            let Some(channel) = actuator.rule.channel() else { continue };
-            let property = self.channels.get(usize::from(channel)).map(|channel| channel.property);
-            let fits = match actuator.rule {
-                Rule::Aerator { .. } => property == Some(Property::DissolvedOxygen),
-                Rule::Remote | Rule::Band { .. } => property.is_some(),
-            };
-            if !fits || !actuator.rule.is_possible() {
+            self.validate_actuator(index, actuator)?;
+        }
+        for (index, interlock) in (0u8..).zip(&self.interlocks) {
+            self.validate_interlock(index, interlock)?;
+        }
+        Ok(())
+    }
+
+    /// The channels that control looks at, some more than once.
+    pub(crate) fn control_channels(&self) -> impl Iterator<Item = u8> {
+        let actuators = self.actuators.iter().flat_map(|actuator| {
+            let Manual { on, off } = actuator.manual;
+            [actuator.rule.channel(), actuator.proof.map(|proof| proof.channel), on, off]
+        });
+        let interlocks = self.interlocks.iter().map(|interlock| interlock.when.channel());
+        actuators.chain(interlocks).flatten()
+    }
+
+    fn property(&self, channel: u8) -> Option<Property> {
+        self.channels.get(usize::from(channel)).map(|channel| channel.property)
+    }
+
+    /// Whether missed readings of a channel are noticed within so many seconds.
+    fn notices_within(&self, seconds: u64) -> bool {
+        u64::from(self.period_s) * u64::from(MISSED_MAX) <= seconds
+    }
+
+    fn validate_actuator(&self, index: u8, actuator: &Actuator) -> Result<(), ConfigError> {
+        let Actuator { kind, rule, .. } = *actuator;
+        let aerates = matches!(rule, Rule::Aerator { .. });
+        if aerates != (kind == Kind::AERATOR) {
+            return Err(ConfigError::Aerator(index));
+        }
+        if let Some(channel) = rule.channel() {
+            let property = self.property(channel);
+            let fits = if aerates { property == Some(Property::DissolvedOxygen) } else { property.is_some() };
+            if !fits || !rule.is_possible() {
                 return Err(ConfigError::Rule(index));
             }
-            if u64::from(self.period_s) * 3_000 > STALE_MS {
+            if !(1..=STALE_MS / 1_000).contains(&u64::from(actuator.blind_after_s)) {
+                return Err(ConfigError::Range("blind_after_s"));
+            }
+            if !self.notices_within(u64::from(actuator.blind_after_s)) {
                 return Err(ConfigError::TooSeldom(index));
+            }
+        }
+        let [on, restart_on] = [Cause::Failed, Cause::Restart].map(|cause| actuator.safe(cause));
+        if aerates && !restart_on || Kind::OFF_IS_SAFE.contains(&kind) && (on || restart_on) {
+            return Err(ConfigError::SafeState(index));
+        }
+        if aerates && actuator.drive == Drive::Relays {
+            return Err(ConfigError::HoldingRelays(index));
+        }
+        let run_s = actuator.run_s;
+        if run_s > 0 && (on || restart_on || run_s < rule.pauses().on_s || actuator.least_off_s() == 0) {
+            return Err(ConfigError::Run(index));
+        }
+        if actuator.night_floor && (!aerates || self.place.is_none()) {
+            return Err(ConfigError::Night(index));
+        }
+        let Manual { on, off } = actuator.manual;
+        if [on, off].into_iter().flatten().any(|contact| self.property(contact) != Some(Property::ActuatorState)) {
+            return Err(ConfigError::Manual(index));
+        }
+        let Some(proof) = actuator.proof else { return Ok(()) };
+        let stands_in = |backup: u8| {
+            let other = self.actuators.get(usize::from(backup));
+            aerates && backup != index && other.is_some_and(|other| other.kind == kind)
+        };
+        if self.property(proof.channel).is_none()
+            || !(proof.at_least.is_finite() && proof.at_least > 0.0)
+            || !proof.backup.is_none_or(stands_in)
+            || !rule.safe() && actuator.least_off_s() < RETRY_S_MIN
+        {
+            return Err(ConfigError::Proof(index));
+        }
+        if proof.within_s < self.period_s || !self.notices_within(STALE_MS / 1_000) {
+            return Err(ConfigError::TooSeldom(index));
+        }
+        Ok(())
+    }
+
+    fn validate_interlock(&self, index: u8, interlock: &Interlock) -> Result<(), ConfigError> {
+        let wrong = ConfigError::Interlock(index);
+        let actuator = self.actuators.get(usize::from(interlock.actuator)).ok_or(wrong)?;
+        let starves = actuator.kind == Kind::AERATOR && !interlock.on;
+        // What must not run while nobody knows must not be forced to either.
+        let blindly = interlock.on && interlock.unknown && Kind::OFF_IS_SAFE.contains(&actuator.kind);
+        if starves || blindly || !interlock.when.is_possible() {
+            return Err(wrong);
+        }
+        match interlock.when {
+            Condition::Above { channel, .. } | Condition::Below { channel, .. } => {
+                self.property(channel).ok_or(wrong)?;
+                if !self.notices_within(STALE_MS / 1_000) {
+                    return Err(ConfigError::TooSeldom(interlock.actuator));
+                }
+            }
+            Condition::On { actuator: other } | Condition::Off { actuator: other } => {
+                if other >= interlock.actuator || interlock.on {
+                    return Err(wrong);
+                }
             }
         }
         Ok(())
@@ -376,6 +621,15 @@ impl Config {
         let Calibration { slope, offset, .. } = channel.calibration;
         if !(0.1..=10.0).contains(&slope) || !offset.is_finite() {
             return Err(ConfigError::Calibration(index));
+        }
+        // Nothing is within a range that has no number for an end; and low oxygen is an emergency,
+        // not a bad reading.
+        let Limits { min, max } = channel.limits;
+        let facts = channel.property.facts();
+        let (least, most) = (min.unwrap_or(facts.min), max.unwrap_or(facts.max));
+        let oxygen = matches!(channel.property, Property::DissolvedOxygen | Property::OxygenSaturation);
+        if !(least.is_finite() && most.is_finite() && least < most) || oxygen && least > 0.0 {
+            return Err(ConfigError::Limits(index));
         }
         Ok(())
     }

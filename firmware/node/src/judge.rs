@@ -53,11 +53,12 @@ impl Judge {
         }
     }
 
-    /// Makes a round of what the sources gave.
+    /// Makes a round of what the sources gave; bit n of `calibrating`: channel n is being calibrated.
     pub(crate) fn round(
         &mut self,
         config: &Config,
         t_ms: u64,
+        calibrating: u32,
         mut taken: impl FnMut(usize, &Channel) -> Result<Sample, MissingReason>,
     ) -> Round {
         let mut round = Round { t_ms, config: config.number, readings: heapless::Vec::new() };
@@ -65,7 +66,11 @@ impl Judge {
         // First everything measured, calibrated: compensation may look at a higher index.
         for ((index, channel), raw) in config.channels.iter().enumerate().zip(&mut raws) {
             if !matches!(channel.source, Source::Computed { .. }) {
-                *raw = taken(index, channel);
+                *raw = taken(index, channel).map(|sample| {
+                    let marked = calibrating >> (index % CHANNELS_MAX) & 1 == 1;
+                    let tests = if marked { sample.tests.with(Tests::CALIBRATING) } else { sample.tests };
+                    Sample { tests, ..sample }
+                });
             }
         }
         for (index, channel) in config.channels.iter().enumerate() {
@@ -167,7 +172,7 @@ impl Judge {
             }
             Formula::Salinity => compute::salinity(a, b),
             Formula::Conductivity25 => compute::conductivity_25(a, b),
-            Formula::VapourPressureDeficit => compute::vapour_pressure_deficit(a, b, 0.0),
+            Formula::VapourPressureDeficit => compute::vapour_pressure_deficit(a, b, f64::from(config.leaf_warmer_c)),
             Formula::DewPoint => compute::dew_point(a, b),
             Formula::AbsoluteHumidity => compute::absolute_humidity(a, b),
         };

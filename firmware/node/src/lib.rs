@@ -54,6 +54,7 @@ mod random;
 pub mod ring;
 pub mod sample;
 pub mod session;
+pub mod sun;
 
 pub use alarms::Alarm;
 pub use node::{Counters, Identity, Io, Node, RestartCause};

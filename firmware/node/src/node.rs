@@ -8,11 +8,11 @@ use telemetry::record::{ActuatorDescription, ChannelDescription, Description, Ev
 use telemetry::session::{Command, Order};
 use telemetry::snapshot::Snapshot;
 use telemetry::topic::{Down, Up};
-use telemetry::{MissingReason, NodeName, Quality, Record, Tests};
+use telemetry::{Flag, MissingReason, NodeName, Property, Quality, Record, Tests};
 
 use crate::alarms::Alarm;
-use crate::config::{Config, ConfigError, Source};
-use crate::control::{Change, Control};
+use crate::config::{Actuator, Config, ConfigError, Source};
+use crate::control::{Change, Control, Now, Refusal};
 use crate::judge::Judge;
 use crate::ring::{Overwritten, Ring};
 use crate::sample::{Lines, Progress, Sampler};
@@ -22,8 +22,12 @@ use crate::session::{self, Pace, Session};
 const RECALLED_MAX: u32 = 64;
 /// Pause after the flash failed in the conversation, ms.
 const STORAGE_PAUSE_MS: u64 = 1_000;
-/// Changes and alarms told at once; there are at most 8 actuators.
-const CHANGES_MAX: usize = 8;
+/// Changes told at once: each of 8 actuators, and once more where an alarm sounds a siren.
+const CHANGES_MAX: usize = 16;
+/// Longest that a channel counts as being calibrated, s: someone may forget to say that it is over.
+const CALIBRATION_S_MAX: u32 = 2 * 3_600;
+/// A clock with a larger error does not know the night from the day, ms.
+const NIGHT_ERROR_MS_MAX: u64 = 30 * 60_000;
 /// Part number of the flash in a fault's event.
 const PART_FLASH: u8 = 1;
 
@@ -100,7 +104,11 @@ pub struct Node<F> {
     judge: Judge,
     control: Control,
     round: Round,
-    alarms: u32,
+    /// By alarm: bit n = it concerns actuator n; 1 where it concerns the node.
+    alarms: [u8; Alarm::ALL.len()],
+    /// Channels that are being calibrated, by their bits, and until when, ms.
+    calibrating: (u32, u64),
+    seed: u64,
     linked: bool,
     unsaid: u32,
     storage_fails: bool,
@@ -140,8 +148,11 @@ impl<F: NorFlash> Node<F> {
         let (boots, boot) = ring.as_mut().map_or((0, 0), |ring| recall(ring, &config, &mut judge));
         let session =
             Session::new(identity.name.clone(), identity.key.clone(), boot, config.drift_ppm, pace(&config), seed);
+        // After a power cut everything would start at once. After any other restart what is safe
+        // when on is on already: a dead controller leaves it on.
+        let cold = matches!(cause, RestartCause::Power | RestartCause::BrownOut | RestartCause::Unknown);
         let mut node = Self {
-            control: Control::new(&config.actuators, now_us / 1_000),
+            control: Control::new(&config, now_us / 1_000, seed, if cold { 0 } else { u8::MAX }),
             storage_fails: ring.is_none(),
             identity,
             config,
@@ -151,7 +162,9 @@ impl<F: NorFlash> Node<F> {
             sampler: Sampler::new(now_us),
             judge,
             round: Round::default(),
-            alarms: 0,
+            alarms: [0; Alarm::ALL.len()],
+            calibrating: (0, 0),
+            seed,
             linked: false,
             unsaid: 0,
             described: None,
@@ -197,7 +210,14 @@ impl<F: NorFlash> Node<F> {
 
     /// Bit n: [`Alarm`] n is raised.
     pub fn alarms(&self) -> u32 {
-        self.alarms
+        let raised = |alarm: &Alarm| self.concerned(*alarm) != 0;
+        Alarm::ALL.into_iter().filter(raised).fold(0, |bits, alarm| bits | alarm.bit())
+    }
+
+    /// Bit n: the alarm concerns actuator n; 1 for a raised alarm of the node's own, 0 when it is
+    /// not raised.
+    pub fn concerned(&self, alarm: Alarm) -> u8 {
+        self.alarms.get(alarm as usize).copied().unwrap_or(0)
     }
 
     /// The ring's id, its floor and its next seq, where there is one.
@@ -278,7 +298,12 @@ impl<F: NorFlash> Node<F> {
         }
         let now_ms = now_us / 1_000;
         self.session.set_pace(pace(&config), config.drift_ppm);
-        self.control = Control::new(&config.actuators, now_ms);
+        // What runs goes on running where it may, without another start.
+        let stays = |(before, after): (&Actuator, &Actuator)| before.kind == after.kind;
+        let kept = (0u8..).zip(self.config.actuators.iter().zip(&config.actuators)).filter(|(_, pair)| stays(*pair));
+        let running = kept.fold(0, |bits, (n, _)| bits | 1 << (n % 8)) & self.control.bits();
+        self.control = Control::new(&config, now_ms, self.seed, running);
+        self.calibrating = (0, 0);
         self.judge = Judge::new();
         self.sampler = Sampler::new(now_us);
         self.config = config;
@@ -289,12 +314,33 @@ impl<F: NorFlash> Node<F> {
         Ok(())
     }
 
-    /// Whether the config that runs has proved itself: every channel that a rule looks at has had
+    /// Says that a channel's probe is being calibrated for at most `for_s` seconds (two hours), or
+    /// with 0 that this is over; for the local console, and by order. Its readings are marked; an
+    /// aerator that follows it stays on, anything else stands in its safe state.
+    ///
+    /// # Errors
+    /// When there is no such channel.
+    pub fn calibrate(&mut self, channel: u8, for_s: u32, now_us: u64) -> Result<(), Refusal> {
+        if usize::from(channel) >= self.config.channels.len() {
+            return Err(Refusal::Unknown);
+        }
+        let now_ms = now_us / 1_000;
+        let until_ms = self.calibrating.1;
+        let others = self.now(now_ms).calibrating & !(1 << channel);
+        let until_ms = if others == 0 { now_ms } else { until_ms };
+        self.calibrating = match for_s {
+            0 => (others, until_ms),
+            _ => (others | 1 << channel, until_ms.max(now_ms + u64::from(for_s.min(CALIBRATION_S_MAX)) * 1_000)),
+        };
+        Ok(())
+    }
+
+    /// Whether the config that runs has proved itself: every channel that control looks at has had
     /// a value, and the gateway has the config's description. A host that has applied a new one
     /// waits for this for a time of its own choice, and else boots with the one before.
     pub fn is_config_proven(&self) -> bool {
-        let mut channels = self.config.actuators.iter().filter_map(|actuator| actuator.rule.channel());
-        let read = channels.all(|n| self.read_once.checked_shr(u32::from(n)).unwrap_or(0) & 1 == 1);
+        let read =
+            self.config.control_channels().all(|n| self.read_once.checked_shr(u32::from(n)).unwrap_or(0) & 1 == 1);
         let told =
             self.described.zip(self.session.released()).is_some_and(|(described, released)| described <= released);
         read && told
@@ -327,20 +373,52 @@ impl<F: NorFlash> Node<F> {
         if self.snapshot_due {
             self.show(now_ms, io);
         }
-        if let Some(until_ms) = self.control.wake_ms(&self.config.actuators, now_ms) {
+        let calibrated = Some(self.calibrating.1).filter(|until_ms| *until_ms > now_ms);
+        for until_ms in [self.control.wake_ms(&self.config, now_ms), calibrated].into_iter().flatten() {
             wake_us = wake_us.min(until_ms * 1_000);
         }
         wake_us.max(now_us)
     }
 
+    /// What control has to know besides readings.
+    fn now(&self, now_ms: u64) -> Now {
+        let (channels, until_ms) = self.calibrating;
+        Now {
+            ms: now_ms,
+            utc_ms: self.utc_ms(now_ms),
+            critical: self.alarms() & Alarm::CRITICAL,
+            calibrating: if now_ms < until_ms { channels } else { 0 },
+        }
+    }
+
+    /// UTC, where it is known well enough to tell night from day.
+    fn utc_ms(&self, now_ms: u64) -> Option<i64> {
+        let anchor = self.session.clock()?;
+        let passed_ms = now_ms.saturating_sub(anchor.mono_ms);
+        let drift_ms = passed_ms.saturating_mul(u64::from(anchor.drift_ppm)) / 1_000_000;
+        let known = u64::from(anchor.error_ms).saturating_add(drift_ms) <= NIGHT_ERROR_MS_MAX;
+        known.then(|| anchor.utc_ms.saturating_add_unsigned(passed_ms))
+    }
+
     /// Lets the rules decide and passes on what changed.
     fn steer(&mut self, now_ms: u64, io: &mut impl Io) {
         let mut changes: heapless::Vec<Change, CHANGES_MAX> = heapless::Vec::new();
-        self.control.decide(&self.config.actuators, now_ms, |change| {
-            io.switch(change.actuator, change.on);
-            // One change an actuator, and there are no more actuators than places.
-            let _fits = changes.push(change);
-        });
+        // Twice where an alarm sounds a siren at once.
+        for _ in 0..2 {
+            let now = self.now(now_ms);
+            self.control.decide(&self.config, &now, |change| {
+                // One change an actuator and pass, and there are places for two passes.
+                let _fits = changes.push(change);
+            });
+            self.alarm(now_ms);
+            if self.now(now_ms).critical == now.critical {
+                break;
+            }
+        }
+        // What goes off goes before what comes on: two that exclude each other never overlap.
+        for on in [false, true] {
+            changes.iter().filter(|change| change.on == on).for_each(|change| io.switch(change.actuator, on));
+        }
         if self.outputs_due {
             for actuator in 0..self.config.actuators.len() as u8 {
                 io.switch(actuator, self.control.is_on(actuator));
@@ -357,7 +435,8 @@ impl<F: NorFlash> Node<F> {
     /// A round is over: judge it, control by it, keep it, show it, in this order.
     fn finish(&mut self, t_ms: u64, now_ms: u64, io: &mut impl Io) {
         let sampler = &self.sampler;
-        self.round = self.judge.round(&self.config, t_ms, |index, channel| match channel.source {
+        let now = self.now(now_ms);
+        self.round = self.judge.round(&self.config, t_ms, now.calibrating, |index, channel| match channel.source {
             Source::Direct { input } => io.direct(input).map(|value| Sample { value, tests: Tests::NONE }),
             _ => sampler.taken(index),
         });
@@ -367,7 +446,7 @@ impl<F: NorFlash> Node<F> {
                 self.read_once |= 1u32.checked_shl(u32::from(reading.channel)).unwrap_or(0);
             }
         }
-        self.control.observe(&self.config.actuators, now_ms, |channel| self.judge.seen(channel));
+        self.control.observe(&self.config, &now, t_ms, |channel| self.judge.seen(channel));
         self.outputs_due = true;
         self.steer(now_ms, io);
         let record = Record::Round(core::mem::take(&mut self.round));
@@ -381,21 +460,31 @@ impl<F: NorFlash> Node<F> {
         }
     }
 
-    /// Raises and clears alarms.
+    /// Raises and clears alarms, and says when they concern others than before.
     fn alarm(&mut self, now_ms: u64) {
-        let actuators = &self.config.actuators;
-        let now = [
-            (Alarm::OxygenCritical, self.control.is_critical(actuators)),
-            (Alarm::ControlBlind, self.control.is_blind(actuators)),
-            (Alarm::Storage, self.storage_fails),
-        ];
-        for (alarm, raised) in now {
-            if raised != (self.alarms & alarm.bit() != 0) {
-                self.alarms ^= alarm.bit();
+        let now = self.now(now_ms);
+        for alarm in Alarm::ALL {
+            let concerned = match alarm {
+                Alarm::Storage => u8::from(self.storage_fails),
+                Alarm::MainsLost => u8::from(self.is_mains_lost()),
+                _ => self.control.concerned(&self.config, &now, alarm),
+            };
+            let Some(before) = self.alarms.get_mut(alarm as usize) else { continue };
+            if core::mem::replace(before, concerned) != concerned {
                 self.snapshot_due = true;
-                self.tell(now_ms, EventCode::Alarm, alarm as u8, i64::from(raised), 0);
+                let raised = i64::from(concerned != 0);
+                self.tell(now_ms, EventCode::Alarm, alarm as u8, raised, i64::from(concerned));
             }
         }
+    }
+
+    /// Whether a channel of mains says that there is none. One that says nothing is no power cut.
+    fn is_mains_lost(&self) -> bool {
+        let mut mains = (0u8..).zip(&self.config.channels).filter(|(_, channel)| channel.property == Property::Mains);
+        mains.any(|(index, _)| {
+            let seen = self.judge.seen(index);
+            seen.is_some_and(|seen| seen.quality.flag() != Flag::Fail && seen.value.is_some_and(|value| value < 0.5))
+        })
     }
 
     fn obey(&mut self, command: Command, now_ms: u64) {
@@ -405,17 +494,18 @@ impl<F: NorFlash> Node<F> {
                 return;
             }
             Order::Switch { actuator, on, for_s } => {
-                self.control.order(&self.config.actuators, now_ms, actuator, on, for_s)
+                let now = self.now(now_ms);
+                self.control.order(&self.config, &now, actuator, on, for_s)
             }
+            Order::Calibrate { channel, for_s } => self.calibrate(channel, for_s, now_ms * 1_000),
         };
-        let (subject, detail) = match (command.order, outcome) {
-            (Order::Switch { actuator, .. }, Ok(())) => (actuator, 0),
-            (Order::Switch { actuator, .. }, Err(refusal)) => {
-                self.counters.refused += 1;
-                (actuator, refusal as i64)
-            }
-            (Order::Reopen, _) => (0, 0),
+        let subject = match command.order {
+            Order::Switch { actuator, .. } => actuator,
+            Order::Calibrate { channel, .. } => channel,
+            Order::Reopen => 0,
         };
+        let detail = outcome.err().map_or(0, |refusal| refusal as i64);
+        self.counters.refused += u32::from(outcome.is_err());
         self.tell(now_ms, EventCode::CommandAnswered, subject, i64::from(command.counter), detail);
     }
 
@@ -429,7 +519,7 @@ impl<F: NorFlash> Node<F> {
             sent_ms: now_ms,
             round: self.round.clone(),
             actuators: self.control.bits(),
-            alarms: self.alarms,
+            alarms: self.alarms(),
         };
         let mut buffer = [0; SNAPSHOT_BYTES_MAX];
         // Thirty-two channels with raw values may be too many; the ring has them all.

@@ -177,7 +177,9 @@ impl Io for Board {
     fn direct(&mut self, input: u8) -> Result<f32, MissingReason> {
         let direct = self.directs.get(usize::from(input)).ok_or(MissingReason::NoAnswer)?;
         let value = self.world.value(direct.property, direct.depth_m).ok_or(MissingReason::NoAnswer)?;
-        Ok((value * (1.0 + 0.001 * self.chance.bell())) as f32)
+        // A contact is open or closed.
+        let contact = matches!(direct.property, Property::ActuatorState | Property::Mains);
+        Ok(if contact { value } else { value * (1.0 + 0.001 * self.chance.bell()) } as f32)
     }
 
     fn switch(&mut self, actuator: u8, on: bool) {

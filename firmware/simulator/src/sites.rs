@@ -184,7 +184,7 @@ pub fn pond(keys: Keys<'_>, seed: u64, flash: Flash) -> Result<Parts, SiteError>
     let pauses = Pauses { on_s: 120, off_s: 60 };
     // The profile gives saturation first, so oxygen is channel 1.
     let rule = Rule::Aerator { channel: 1, on_below: 4.0, off_above: 5.5, critical: 2.0, pauses };
-    node.config_mut().actuators.push(Actuator { kind: 1, rule }).map_err(|_| SiteError::Full)?;
+    node.config_mut().actuators.push(Actuator::new(1, rule)).map_err(|_| SiteError::Full)?;
     node.build(Box::new(Pond::new(seed)), flash)
 }
 
@@ -251,7 +251,7 @@ pub fn greenhouse(keys: Keys<'_>, seed: u64, flash: Flash) -> Result<Parts, Site
     node.computed(Formula::DewPoint, &[1, 0])?;
     let pauses = Pauses { on_s: 60, off_s: 60 };
     let rule = Rule::Band { channel: 1, low: 26.0, high: 30.0, raises: false, safe: true, pauses };
-    node.config_mut().actuators.push(Actuator { kind: 2, rule }).map_err(|_| SiteError::Full)?;
+    node.config_mut().actuators.push(Actuator::new(3, rule)).map_err(|_| SiteError::Full)?;
     node.build(Box::new(Greenhouse::new(seed)), flash)
 }
 

@@ -1,48 +1,57 @@
 //! The rules by themselves: what a node's rounds never show, because they never stop.
 
-use node::config::Actuator;
-use node::control::{Cause, Change, Control, Pauses, Refusal, Rule, Seen};
+use node::config::{Actuator, Config};
+use node::control::{Cause, Change, Control, Now, Pauses, Refusal, Rule, Seen};
 use telemetry::{Flag, MissingReason, Quality, Tests};
 
 const PAUSES: Pauses = Pauses { on_s: 900, off_s: 300 };
-const AERATOR: [Actuator; 1] = [Actuator {
-    kind: 1,
-    rule: Rule::Aerator { channel: 0, on_below: 4.0, off_above: 5.5, critical: 2.0, pauses: PAUSES },
-}];
-const HEATER: [Actuator; 1] = [Actuator {
-    kind: 2,
-    rule: Rule::Band { channel: 0, low: 15.0, high: 20.0, raises: true, safe: false, pauses: PAUSES },
-}];
+const AERATOR: Actuator =
+    Actuator::new(1, Rule::Aerator { channel: 0, on_below: 4.0, off_above: 5.5, critical: 2.0, pauses: PAUSES });
+const HEATER: Actuator =
+    Actuator::new(2, Rule::Band { channel: 0, low: 15.0, high: 20.0, raises: true, safe: false, pauses: PAUSES });
 
 struct Rig {
-    actuators: [Actuator; 1],
+    config: Config,
     control: Control,
     now_ms: u64,
     changes: Vec<Change>,
 }
 
 impl Rig {
-    fn new(actuators: [Actuator; 1]) -> Self {
-        Self { control: Control::new(&actuators, 0), actuators, now_ms: 0, changes: Vec::new() }
+    fn new(actuator: Actuator) -> Self {
+        let mut config = Config::new(1);
+        config.actuators.push(actuator).unwrap();
+        Self { control: Control::new(&config, 0, 1, 0), config, now_ms: 0, changes: Vec::new() }
+    }
+
+    fn now(&self) -> Now {
+        Now { ms: self.now_ms, ..Now::default() }
     }
 
     fn see(&mut self, value: f32, flag: Flag, tests: Tests) {
-        self.now_ms += 10_000;
-        let seen = Seen { value: Some(value), quality: Quality::Present { flag, tests } };
-        self.control.observe(&self.actuators, self.now_ms, |_| Some(seen));
-        self.decide();
+        self.take(Seen { value: Some(value), quality: Quality::Present { flag, tests } });
     }
 
     fn miss(&mut self) {
+        self.take(Seen { value: None, quality: Quality::Missing(MissingReason::NoAnswer) });
+    }
+
+    fn take(&mut self, seen: Seen) {
         self.now_ms += 10_000;
-        let seen = Seen { value: None, quality: Quality::Missing(MissingReason::NoAnswer) };
-        self.control.observe(&self.actuators, self.now_ms, |_| Some(seen));
+        let now = self.now();
+        self.control.observe(&self.config, &now, self.now_ms, |_| Some(seen));
         self.decide();
     }
 
     fn decide(&mut self) {
+        let now = self.now();
         let changes = &mut self.changes;
-        self.control.decide(&self.actuators, self.now_ms, |change| changes.push(change));
+        self.control.decide(&self.config, &now, |change| changes.push(change));
+    }
+
+    fn order(&mut self, which: u8, on: bool, for_s: u32) -> Result<(), Refusal> {
+        let now = self.now();
+        self.control.order(&self.config, &now, which, on, for_s)
     }
 
     fn good(&mut self, value: f32, rounds: u32) {
@@ -72,7 +81,7 @@ fn resting() -> Rig {
 fn ten_minutes_without_any_round_bring_the_aerator_on() {
     let mut rig = resting();
     let heard_ms = rig.now_ms;
-    let wake_ms = rig.control.wake_ms(&rig.actuators, heard_ms).unwrap();
+    let wake_ms = rig.control.wake_ms(&rig.config, heard_ms).unwrap();
     assert!(wake_ms <= heard_ms + 600_000, "it asks to be woken in time");
     rig.now_ms = heard_ms + 599_999;
     rig.decide();
@@ -126,16 +135,16 @@ fn suspect_high_oxygen_stops_nothing() {
 #[test]
 fn orders_against_what_is_safe_are_refused_while_blind() {
     let mut aerator = Rig::new(AERATOR);
-    assert_eq!(aerator.control.order(&AERATOR, 0, 0, false, 60), Err(Refusal::Low));
-    assert_eq!(aerator.control.order(&AERATOR, 0, 0, true, 60), Ok(()));
-    assert_eq!(aerator.control.order(&AERATOR, 0, 1, true, 60), Err(Refusal::Unknown));
+    assert_eq!(aerator.order(0, false, 60), Err(Refusal::Low));
+    assert_eq!(aerator.order(0, true, 60), Ok(()));
+    assert_eq!(aerator.order(1, true, 60), Err(Refusal::Unknown));
     aerator.decide();
     assert!(aerator.is_on());
 
     let mut heater = Rig::new(HEATER);
-    assert_eq!(heater.control.order(&HEATER, 0, 0, true, 60), Err(Refusal::Safe));
+    assert_eq!(heater.order(0, true, 60), Err(Refusal::Safe));
     heater.good(17.0, 40);
-    assert_eq!(heater.control.order(&HEATER, heater.now_ms, 0, true, 3_600), Ok(()));
+    assert_eq!(heater.order(0, true, 3_600), Ok(()));
     heater.good(17.0, 1);
     assert_eq!(heater.last(), Some((true, Cause::Remote)));
     for _ in 0..3 {

@@ -2,9 +2,10 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use node::config::{Actuator, Calibration, Channel, Config, ConfigError, Formula, Probe, Source};
-use node::control::{Pauses, Rule};
+use node::config::{Actuator, Calibration, Channel, Config, ConfigError, Drive, Formula, Manual, Probe, Proof, Source};
+use node::control::{Condition, Interlock, Pauses, Rule};
 use node::sample::Lines;
+use node::sun::Place;
 use node::{Alarm, Identity, Io, Node, RestartCause};
 use sensors::modbus::{LineSettings, crc16};
 use simulator::nor::{Nor, Torn};
@@ -162,7 +163,7 @@ fn aerated() -> Config {
     config.channels.push(direct(Property::DissolvedOxygen, 0)).unwrap();
     let pauses = Pauses { on_s: 900, off_s: 300 };
     let rule = Rule::Aerator { channel: 0, on_below: 4.0, off_above: 5.5, critical: 2.0, pauses };
-    config.actuators.push(Actuator { kind: 1, rule }).unwrap();
+    config.actuators.push(Actuator::new(1, rule)).unwrap();
     config
 }
 
@@ -291,6 +292,22 @@ fn three_missed_readings_or_a_failed_one_bring_it_on_and_three_good_ones_let_it_
 }
 
 #[test]
+fn a_flat_line_brings_it_on_and_a_probe_that_moves_again_lets_it_go() {
+    let mut run = resting();
+    run.pass(3_650);
+    assert!(run.node.is_on(0), "an hour without a hundredth of change is a stuck probe");
+    assert!(run.node.alarms() & Alarm::ControlBlind.bit() != 0);
+    let mut value = 9.0;
+    for _ in 0..92 {
+        value -= 0.02;
+        run.oxygen(Ok(value));
+        run.pass(10);
+    }
+    assert!(!run.node.is_on(0));
+    assert_eq!(run.node.alarms(), 0);
+}
+
+#[test]
 fn suspect_low_oxygen_starts_the_aerator_and_suspect_high_oxygen_stops_nothing() {
     let mut run = resting();
     run.pass(300);
@@ -361,7 +378,7 @@ fn a_heater_and_a_vent_keep_their_bands_and_their_safe_states() {
     let pauses = Pauses { on_s: 30, off_s: 30 };
     for (kind, raises, safe) in [(2, true, false), (4, false, true)] {
         let rule = Rule::Band { channel: 0, low: 15.0, high: 20.0, raises, safe, pauses };
-        config.actuators.push(Actuator { kind, rule }).unwrap();
+        config.actuators.push(Actuator::new(kind, rule)).unwrap();
     }
     let mut run = Run::new(config);
     let states = |run: &mut Run, celsius: f32| {
@@ -488,12 +505,18 @@ fn a_config_survives_its_image_and_no_damage_to_it_does_harm() {
     config.channels.push(direct(Property::DissolvedOxygen, 0)).unwrap();
     let mut with_rule = aerated();
     config.actuators.append_rule(with_rule.actuators.pop().unwrap(), 5);
+    survives(&config, 1);
+    survives(&greenhouse(), 2);
+}
+
+fn survives(config: &Config, version: u8) {
     config.validate().unwrap();
     let mut image = vec![0; 8192];
     let length = config.encode(&mut image).unwrap();
     image.truncate(length);
+    assert_eq!(image[1], version, "the oldest that says it all");
     let read = Config::decode(&image).unwrap();
-    assert_eq!(read, config);
+    assert_eq!(read, *config);
     assert_eq!(read.digest(), config.digest());
     for cut in 0..length {
         assert!(Config::decode(&image[..cut]).is_err());
@@ -645,6 +668,48 @@ fn the_image_of_version_1_stays_what_it_is() {
         hex,
         "8c01010a181819012c1828fa00000000fa447d5000808081880182020000fa3f800000fa00000000f6f6f6818201870100fa40800000fa40b00000fa4000000019038419012c"
     );
+}
+
+/// Everything that version 2 says, once.
+fn greenhouse() -> Config {
+    let mut config = Config::new(1);
+    config.leaf_warmer_c = -1.5;
+    config.place = Some(Place { latitude: 26.0, longitude: 119.25, utc_offset_min: 480 });
+    for property in [Property::DissolvedOxygen, Property::ActuatorState, Property::Rain] {
+        config.channels.push(direct(property, 0)).unwrap();
+    }
+    let aerator = Actuator {
+        drive: Drive::RelaysWatchdog,
+        night_floor: true,
+        manual: Manual { on: Some(1), off: None },
+        proof: Some(Proof { channel: 1, at_least: 0.5, within_s: 60, backup: Some(1) }),
+        ..aerated().actuators[0]
+    };
+    let pauses = Pauses { on_s: 30, off_s: 60 };
+    let rule = Rule::Band { channel: 2, low: 1.0, high: 2.0, raises: false, safe: false, pauses };
+    let vent = Actuator { restart_on: Some(true), ..Actuator::new(4, rule) };
+    let irrigation = Actuator { run_s: 300, soak_s: 900, blind_after_s: 200, ..Actuator::new(6, Rule::Remote) };
+    config.actuators.extend([aerator, aerated().actuators[0], vent, irrigation, Actuator::new(8, Rule::Siren)]);
+    let conditions = [
+        Condition::Above { channel: 2, level: 0.5, release: 0.25 },
+        Condition::Below { channel: 2, level: 0.25, release: 0.5 },
+        Condition::On { actuator: 2 },
+        Condition::Off { actuator: 0 },
+    ];
+    for when in conditions {
+        config.interlocks.push(Interlock { actuator: 3, on: false, when, unknown: true, hold_s: 600 }).unwrap();
+    }
+    config
+}
+
+/// The image of version 2: nodes in the field keep it. Do not change the test.
+#[test]
+fn the_image_of_version_2_stays_what_it_is() {
+    let mut image = [0; 512];
+    let length = greenhouse().encode(&mut image).unwrap();
+    let hex: String = image[..length].iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(hex, include_str!("config-2.txt").trim());
+    assert_eq!(Config::decode(&image[..length]), Ok(greenhouse()));
 }
 
 /// A host that does everything wrong, by chance.

@@ -45,6 +45,7 @@ kinds! {
     8 Siren "siren" "警报器";
     9 Feeder "feeder" "投饵机";
     10 Lamp "lamp" "补光灯";
+    11 Pad "pad" "湿帘";
 }
 
 #[cfg(test)]

@@ -36,7 +36,10 @@ pub struct Round {
 pub enum EventCode {
     /// The node started; value = cause (0 unknown, 1 power, 2 watchdog, 3 software, 4 brown-out, 5 fault), detail = boots so far.
     Restarted,
-    /// An actuator changed; subject = actuator, value = 1 on, 0 off, detail = cause (see the node's control).
+    /// An actuator changed; subject = actuator, value = 1 on, 0 off, detail = cause: 1 rule, 2 oxygen critical,
+    /// 3 channel failed or stuck, 4 readings missed, 5 no reading for too long, 6 restart, 7 order, 8 end of an order,
+    /// 9 by hand, 10 interlock, 11 end of its longest run, 12 it does not do what it is told, 13 in place of one that
+    /// does not run, 14 calibration, 15 night, 16 alarm.
     ActuatorChanged,
     /// A part failed; subject = part, value = code, detail = more.
     Fault,
@@ -44,9 +47,14 @@ pub enum EventCode {
     ClockSet,
     /// A config took effect; value = its number, detail = its digest.
     ConfigApplied,
-    /// An alarm of the node's own; subject = alarm, value = 1 raised, 0 cleared, detail = channel.
+    /// An alarm of the node's own was raised or cleared, or concerns others than before; subject = alarm, value = 1
+    /// raised, 0 cleared, detail = bit n for actuator n that it concerns (0 or 1 where it concerns the node). Alarms:
+    /// 0 oxygen critical, 1 control blind, 2 storage, 3 an aerator does not run, 4 an actuator does not do what it is
+    /// told, 5 an aerator is ineffective, 6 mains lost, 7 by hand, 8 calibration.
     Alarm,
-    /// A command was carried out or refused; value = its counter, detail = outcome (0 done, else why not).
+    /// A command was carried out or refused; subject = actuator or channel, value = its counter, detail = outcome:
+    /// 0 done, 1 no such actuator or channel, 2 oxygen is low or unknown, 3 it stands in its safe state, 4 interlock,
+    /// 5 switched by hand, 6 night.
     CommandAnswered,
     /// The ring was formatted; value = ring id.
     RingFormatted,
@@ -122,6 +130,33 @@ pub struct ActuatorDescription {
     pub actuator: u8,
     /// Number of an [`crate::ActuatorKind`]; may be one this version does not know.
     pub kind: u8,
+}
+
+impl ActuatorDescription {
+    /// What keeps animals alive: safe is on.
+    pub const AERATOR: u8 = 1;
+    /// A heater.
+    pub const HEATER: u8 = 2;
+    /// A fan.
+    pub const FAN: u8 = 3;
+    /// A vent; on = open.
+    pub const VENT: u8 = 4;
+    /// Doses CO2.
+    pub const CO2: u8 = 5;
+    /// Irrigates.
+    pub const IRRIGATION: u8 = 6;
+    /// Doses anything else.
+    pub const DOSER: u8 = 7;
+    /// A siren.
+    pub const SIREN: u8 = 8;
+    /// Feeds.
+    pub const FEEDER: u8 = 9;
+    /// A lamp.
+    pub const LAMP: u8 = 10;
+    /// A wet pad that cools.
+    pub const PAD: u8 = 11;
+    /// Kinds whose only safe state is off: what they give cannot be taken back.
+    pub const OFF_IS_SAFE: [u8; 5] = [Self::HEATER, Self::CO2, Self::IRRIGATION, Self::DOSER, Self::FEEDER];
 }
 
 /// What a node's channels mean under one config. Sent before the first round of that config.

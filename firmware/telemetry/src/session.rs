@@ -180,6 +180,13 @@ pub enum Order {
         /// How long the order holds, in seconds.
         for_s: u32,
     },
+    /// A channel's probe is being calibrated: what it says is marked, and nothing is controlled by it.
+    Calibrate {
+        /// Which.
+        channel: u8,
+        /// For at most so long, in seconds; 0 = no longer.
+        for_s: u32,
+    },
 }
 
 /// A command, sealed like a receipt: `[version, counter, not_after_ms, kind, …]`.
@@ -197,11 +204,16 @@ impl Command {
     /// Encodes the body to be sealed.
     pub fn encode(&self, buffer: &mut [u8]) -> Result<usize, TooLong> {
         cbor::encode(buffer, |e| {
-            let fields = if self.order == Order::Reopen { 4 } else { 7 };
+            let fields = match self.order {
+                Order::Reopen => 4,
+                Order::Calibrate { .. } => 6,
+                Order::Switch { .. } => 7,
+            };
             e.array(fields)?.u8(crate::VERSION)?.u32(self.counter)?.u64(self.not_after_ms)?;
             match self.order {
                 Order::Reopen => e.u8(1)?,
                 Order::Switch { actuator, on, for_s } => e.u8(2)?.u8(actuator)?.bool(on)?.u32(for_s)?,
+                Order::Calibrate { channel, for_s } => e.u8(3)?.u8(channel)?.u32(for_s)?,
             };
             Ok(())
         })
@@ -215,6 +227,7 @@ impl Command {
         let (order, read) = match d.u8()? {
             1 => (Order::Reopen, 4),
             2 if length >= 7 => (Order::Switch { actuator: d.u8()?, on: d.bool()?, for_s: d.u32()? }, 7),
+            3 if length >= 6 => (Order::Calibrate { channel: d.u8()?, for_s: d.u32()? }, 6),
             _ => return Err(Malformed::Shape),
         };
         cbor::skip(&mut d, length - read)?;

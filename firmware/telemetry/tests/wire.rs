@@ -125,6 +125,18 @@ fn version_1_is_these_bytes_for_ever() {
 }
 
 #[test]
+fn an_order_to_calibrate_came_later_and_is_these_bytes_for_ever() {
+    let order = Order::Calibrate { channel: 3, for_s: 600 };
+    let mut buffer = [0; 64];
+    let n = Command { counter: 2, not_after_ms: 5000, order }.encode(&mut buffer).unwrap();
+    assert_eq!(hex(&buffer[..n]), "8601021913880303190258");
+    assert_eq!(Command::decode(&buffer[..n]).unwrap().order, order);
+    for end in 0..n {
+        assert!(Command::decode(&buffer[..end]).is_err(), "cut to {end}");
+    }
+}
+
+#[test]
 fn a_report_reads_back_record_by_record() {
     let payload = report(&mixed());
     assert_eq!(records(&payload).unwrap(), mixed());

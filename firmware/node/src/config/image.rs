@@ -1,4 +1,8 @@
 //! The binary image of a config: CBOR arrays, version first.
+//!
+//! It is written in the oldest version that says it all, so that an older program can read it and
+//! its digest stays. Version 1: 12 elements. Version 2: more of each actuator, then interlocks,
+//! place and leaves behind them.
 
 use heapless::Vec;
 use minicbor::decode::{Decoder, Error as DecodeError};
@@ -9,10 +13,12 @@ use telemetry::Property;
 use telemetry::report::digest;
 
 use super::{
-    Actuator, Calibration, Channel, Config, ConfigError, Formula, IMAGE_BYTES_MAX, IMAGE_VERSION, Probe, Source,
+    Actuator, Calibration, Channel, Config, ConfigError, Drive, Formula, IMAGE_BYTES_MAX, IMAGE_VERSION, Manual, Probe,
+    Proof, Source,
 };
-use crate::control::Rule;
+use crate::control::{Interlock, Rule};
 use crate::quality::Limits;
+use crate::sun::Place;
 
 impl Config {
     /// The check sum by which descriptions name this config: of its image, piece by piece, so that
@@ -33,7 +39,12 @@ impl Config {
     }
 
     fn write<W: minicbor::encode::Write>(&self, e: &mut Encoder<W>) -> Result<(), EncodeError<W::Error>> {
-        e.array(12)?.u8(IMAGE_VERSION)?.u16(self.number)?.u16(self.period_s)?.u16(self.batch_records)?;
+        let old = self.fits_version_1();
+        e.array(if old { 12 } else { 15 })?
+            .u8(if old { 1 } else { IMAGE_VERSION })?
+            .u16(self.number)?
+            .u16(self.period_s)?
+            .u16(self.batch_records)?;
         e.u16(self.hold_s)?.u16(self.drift_ppm)?.f32(self.salinity_psu)?.f32(self.pressure_hpa)?;
         e.array(self.ends.len() as u64)?;
         for index in 0..self.ends.len() as u8 {
@@ -77,10 +88,37 @@ impl Config {
         }
         e.array(self.actuators.len() as u64)?;
         for actuator in &self.actuators {
-            e.array(2)?.u8(actuator.kind)?;
+            e.array(if old { 2 } else { 11 })?.u8(actuator.kind)?;
             actuator.rule.encode(e)?;
+            if !old {
+                write_actuator(e, actuator)?;
+            }
         }
+        if old {
+            return Ok(());
+        }
+        e.array(self.interlocks.len() as u64)?;
+        for interlock in &self.interlocks {
+            interlock.encode(e)?;
+        }
+        match self.place {
+            Some(Place { latitude, longitude, utc_offset_min }) => {
+                e.array(3)?.f32(latitude)?.f32(longitude)?.i16(utc_offset_min)?
+            }
+            None => e.null()?,
+        };
+        e.f32(self.leaf_warmer_c)?;
         Ok(())
+    }
+
+    fn fits_version_1(&self) -> bool {
+        let plain = |actuator: &Actuator| {
+            actuator.rule != Rule::Siren && *actuator == Actuator::new(actuator.kind, actuator.rule)
+        };
+        self.interlocks.is_empty()
+            && self.place.is_none()
+            && self.leaf_warmer_c == 0.0
+            && self.actuators.iter().all(plain)
     }
 
     /// Decodes and checks an image. Total on any bytes.
@@ -94,9 +132,11 @@ impl Config {
         if version > IMAGE_VERSION {
             return Err(ConfigError::Newer(version));
         }
-        if length != Some(12) || version == 0 {
-            return Err(ConfigError::Shape);
-        }
+        let old = match (version, length) {
+            (1, Some(12)) => true,
+            (2, Some(15)) => false,
+            _ => return Err(ConfigError::Shape),
+        };
         let mut config = Self::new(d.u16()?);
         config.period_s = d.u16()?;
         config.batch_records = d.u16()?;
@@ -117,9 +157,20 @@ impl Config {
             config.channels.push(channel).map_err(|_| ConfigError::TooMany("channels"))?;
         }
         for _ in 0..sized(&mut d, None)? {
-            sized(&mut d, Some(2))?;
-            let actuator = Actuator { kind: d.u8()?, rule: Rule::decode(&mut d)? };
+            sized(&mut d, Some(if old { 2 } else { 11 }))?;
+            let mut actuator = Actuator::new(d.u8()?, Rule::decode(&mut d)?);
+            if !old {
+                read_actuator(&mut d, &mut actuator)?;
+            }
             config.actuators.push(actuator).map_err(|_| ConfigError::TooMany("actuators"))?;
+        }
+        if !old {
+            for _ in 0..sized(&mut d, None)? {
+                let interlock = Interlock::decode(&mut d)?;
+                config.interlocks.push(interlock).map_err(|_| ConfigError::TooMany("interlocks"))?;
+            }
+            config.place = place(&mut d)?;
+            config.leaf_warmer_c = d.f32()?;
         }
         if d.position() != image.len() {
             return Err(ConfigError::Shape);
@@ -127,6 +178,64 @@ impl Config {
         config.validate()?;
         Ok(config)
     }
+}
+
+/// What version 2 says of an actuator beyond version 1.
+fn write_actuator<W: minicbor::encode::Write>(
+    e: &mut Encoder<W>,
+    actuator: &Actuator,
+) -> Result<(), EncodeError<W::Error>> {
+    e.u8(actuator.drive as u8)?;
+    match actuator.restart_on {
+        Some(on) => e.bool(on)?,
+        None => e.null()?,
+    };
+    e.u16(actuator.blind_after_s)?.u16(actuator.run_s)?.u16(actuator.soak_s)?.bool(actuator.night_floor)?;
+    write_optional(e, actuator.manual.on)?;
+    write_optional(e, actuator.manual.off)?;
+    match actuator.proof {
+        Some(Proof { channel, at_least, within_s, backup }) => {
+            e.array(4)?.u8(channel)?.f32(at_least)?.u16(within_s)?;
+            write_optional(e, backup)
+        }
+        None => e.null().map(|_| ()),
+    }
+}
+
+fn write_optional<W: minicbor::encode::Write>(
+    e: &mut Encoder<W>,
+    number: Option<u8>,
+) -> Result<(), EncodeError<W::Error>> {
+    match number {
+        Some(number) => e.u8(number)?,
+        None => e.null()?,
+    };
+    Ok(())
+}
+
+fn read_actuator(d: &mut Decoder<'_>, actuator: &mut Actuator) -> Result<(), ConfigError> {
+    actuator.drive = Drive::from_id(d.u8()?).ok_or(ConfigError::Range("drive"))?;
+    actuator.restart_on = optional(d, |d| d.bool())?;
+    (actuator.blind_after_s, actuator.run_s, actuator.soak_s) = (d.u16()?, d.u16()?, d.u16()?);
+    actuator.night_floor = d.bool()?;
+    actuator.manual = Manual { on: optional(d, |d| d.u8())?, off: optional(d, |d| d.u8())? };
+    if d.datatype()? == minicbor::data::Type::Null {
+        d.null()?;
+        return Ok(());
+    }
+    sized(d, Some(4))?;
+    let (channel, at_least, within_s) = (d.u8()?, d.f32()?, d.u16()?);
+    actuator.proof = Some(Proof { channel, at_least, within_s, backup: optional(d, |d| d.u8())? });
+    Ok(())
+}
+
+fn place(d: &mut Decoder<'_>) -> Result<Option<Place>, ConfigError> {
+    if d.datatype()? == minicbor::data::Type::Null {
+        d.null()?;
+        return Ok(None);
+    }
+    sized(d, Some(3))?;
+    Ok(Some(Place { latitude: d.f32()?, longitude: d.f32()?, utc_offset_min: d.i16()? }))
 }
 
 /// Folds what is written into one check sum.
