@@ -104,6 +104,7 @@ pub struct Node<F> {
     judge: Judge,
     control: Control,
     round: Round,
+    round_seq: Option<u32>,
     /// By alarm: bit n = it concerns actuator n; 1 where it concerns the node.
     alarms: [u8; Alarm::ALL.len()],
     /// Channels that are being calibrated, by their bits, and until when, ms.
@@ -162,6 +163,7 @@ impl<F: NorFlash> Node<F> {
             sampler: Sampler::new(now_us),
             judge,
             round: Round::default(),
+            round_seq: None,
             alarms: [0; Alarm::ALL.len()],
             calibrating: (0, 0),
             seed,
@@ -201,6 +203,11 @@ impl<F: NorFlash> Node<F> {
     /// The newest round; empty before the first.
     pub fn round(&self) -> &Round {
         &self.round
+    }
+
+    /// The seq that the newest round was kept under; `None` when the flash did not keep it.
+    pub fn round_seq(&self) -> Option<u32> {
+        self.round_seq
     }
 
     /// Whether an actuator is to be on.
@@ -450,7 +457,9 @@ impl<F: NorFlash> Node<F> {
         self.outputs_due = true;
         self.steer(now_ms, io);
         let record = Record::Round(core::mem::take(&mut self.round));
+        let (next, unkept) = (self.ring.as_ref().map(Ring::next_seq), self.counters.unkept);
         self.keep(&record, now_ms);
+        self.round_seq = next.filter(|_| self.counters.unkept == unkept);
         if let Record::Round(round) = record {
             self.round = round;
         }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use node::RestartCause;
-use rumqttc::{AsyncClient, Event, MqttOptions, Packet, QoS};
+use rumqttc::{AsyncClient, Event, MqttOptions, NetworkOptions, Packet, QoS};
 use telemetry::NodeName;
 use telemetry::topic::{self, Down, Up};
 use tokio::sync::mpsc;
@@ -20,8 +20,9 @@ use crate::instrument::Fault;
 
 /// First and longest pause between attempts to connect.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
-/// Requests that wait within the MQTT client.
-const REQUESTS_MAX: usize = 64;
+/// Requests that wait within the MQTT client: every record that may be under way in a report of its
+/// own, and some more.
+const REQUESTS_MAX: usize = 300;
 /// Events of a connection that wait for its host.
 const EVENTS_MAX: usize = 64;
 /// Orders that wait for a host.
@@ -90,6 +91,7 @@ impl Fleet {
             let host = Arc::new(Mutex::new(host));
             let (orders, ordered) = mpsc::channel(ORDERS_MAX);
             let (tell, told) = mpsc::channel(EVENTS_MAX);
+            let tell = Tell { to: tell, connection: 0 };
             tasks.spawn(connect(name.clone(), token, endpoint.clone(), tell, stop.clone()));
             let keeper = Keeper { name: name.clone(), host: Arc::clone(&host), client: None };
             tasks.spawn(keeper.keep(told, ordered, Arc::clone(&clock), stop.clone()));
@@ -152,14 +154,32 @@ impl Fleet {
 }
 
 /// What a connection tells its host.
-enum Told {
+pub(crate) enum Told {
     Connected(AsyncClient),
     Disconnected,
     Message(Down, Vec<u8>),
+    /// A message was acknowledged, which means nothing to a node.
+    Acknowledged,
+    /// A subscription was answered that was made after [`Told::Connected`].
+    Answered,
+}
+
+/// How a connection tells it.
+pub(crate) struct Tell {
+    pub(crate) to: mpsc::Sender<(u64, Told)>,
+    /// Which connection it is.
+    pub(crate) connection: u64,
+}
+
+impl Tell {
+    /// Whether anybody listens still.
+    async fn say(&self, told: Told) -> bool {
+        self.to.send((self.connection, told)).await.is_ok()
+    }
 }
 
 /// Keeps a connection up.
-async fn connect(name: NodeName, token: String, endpoint: Endpoint, tell: mpsc::Sender<Told>, stop: CancellationToken) {
+async fn connect(name: NodeName, token: String, endpoint: Endpoint, tell: Tell, stop: CancellationToken) {
     let mut pause = BACK_OFF.0;
     loop {
         tokio::select! {
@@ -168,7 +188,7 @@ async fn connect(name: NodeName, token: String, endpoint: Endpoint, tell: mpsc::
                 if lasted {
                     pause = BACK_OFF.0;
                 }
-                if tell.send(Told::Disconnected).await.is_err() {
+                if !tell.say(Told::Disconnected).await {
                     return;
                 }
             }
@@ -180,24 +200,67 @@ async fn connect(name: NodeName, token: String, endpoint: Endpoint, tell: mpsc::
     }
 }
 
+/// Does to a host what is ordered; whether it has started anew.
+pub(crate) fn obey(host: &mut Host, order: Order, now_us: u64) -> bool {
+    let cause = match order {
+        Order::PowerOff => {
+            host.power_off();
+            return false;
+        }
+        Order::Fault { instrument, fault } => {
+            host.set_fault(instrument, fault);
+            return false;
+        }
+        Order::PowerOn => RestartCause::Power,
+        Order::Restart => RestartCause::Software,
+        Order::EraseRing => {
+            host.power_off();
+            host.erase_ring();
+            RestartCause::Power
+        }
+    };
+    // A config that was valid at the first start is valid at the next.
+    host.power_on(cause, now_us).is_ok()
+}
+
+/// The quality of service of a node's message (CUSTODY.md).
+pub(crate) fn qos(channel: Up) -> QoS {
+    if channel == Up::Live { QoS::AtMostOnce } else { QoS::AtLeastOnce }
+}
+
+/// Queues a node's message; whether there was room.
+pub(crate) fn publish(client: &AsyncClient, name: &NodeName, channel: Up, payload: Vec<u8>) -> bool {
+    client.try_publish(topic::up(name, channel).as_str(), qos(channel), false, payload).is_ok()
+}
+
+/// What a node subscribes to.
+pub(crate) fn filter(name: &NodeName) -> String {
+    format!("{}/{}/down/#", topic::PREFIX, name.as_str())
+}
+
 /// One connection, from beginning to end; whether it came as far as a subscription.
-async fn converse(name: &NodeName, token: &str, endpoint: &Endpoint, tell: &mpsc::Sender<Told>) -> bool {
+pub(crate) async fn converse(name: &NodeName, token: &str, endpoint: &Endpoint, tell: &Tell) -> bool {
     let mut options = MqttOptions::new(name.as_str(), &endpoint.host, endpoint.port);
     options.set_credentials(name.as_str(), token);
     options.set_clean_session(true);
     options.set_keep_alive(Duration::from_secs(30));
     options.set_max_packet_size(PACKET_BYTES_MAX, PACKET_BYTES_MAX);
     let (client, mut events) = AsyncClient::new(options, REQUESTS_MAX);
+    // Nagle's algorithm and the peer's delayed acknowledgement would add 40 ms to each message.
+    let mut network = NetworkOptions::new();
+    network.set_tcp_nodelay(true);
+    events.set_network_options(network);
     let mut subscribed = false;
     loop {
         let told = match events.poll().await {
             Ok(Event::Incoming(Packet::ConnAck(_))) => {
-                let filter = format!("{}/{}/down/#", topic::PREFIX, name.as_str());
-                if client.try_subscribe(filter, QoS::AtLeastOnce).is_err() {
+                if client.try_subscribe(filter(name), QoS::AtLeastOnce).is_err() {
                     return subscribed;
                 }
                 continue;
             }
+            Ok(Event::Incoming(Packet::SubAck(_))) if subscribed => Told::Answered,
+            Ok(Event::Incoming(Packet::PubAck(_))) => Told::Acknowledged,
             Ok(Event::Incoming(Packet::SubAck(_))) => {
                 subscribed = true;
                 Told::Connected(client.clone())
@@ -210,7 +273,7 @@ async fn converse(name: &NodeName, token: &str, endpoint: &Endpoint, tell: &mpsc
             // Whatever it is: the node is told, and another attempt follows.
             Err(_) => return subscribed,
         };
-        if tell.send(told).await.is_err() {
+        if !tell.say(told).await {
             return subscribed;
         }
     }
@@ -226,7 +289,7 @@ struct Keeper {
 impl Keeper {
     async fn keep(
         mut self,
-        mut told: mpsc::Receiver<Told>,
+        mut told: mpsc::Receiver<(u64, Told)>,
         mut ordered: mpsc::Receiver<Order>,
         clock: Arc<dyn Clock>,
         stop: CancellationToken,
@@ -236,7 +299,7 @@ impl Keeper {
             let wait = clock.real_until(wake_us).unwrap_or(LOOK).clamp(Duration::from_millis(1), LOOK);
             tokio::select! {
                 () = stop.cancelled() => return,
-                Some(told) = told.recv() => self.hear(told, clock.mono_us()),
+                Some((_, told)) = told.recv() => self.hear(told, clock.mono_us()),
                 Some(order) = ordered.recv() => self.obey(order, clock.mono_us()),
                 () = tokio::time::sleep(wait) => {}
             }
@@ -249,11 +312,9 @@ impl Keeper {
         host.run(now_us);
         if let Some(client) = &self.client {
             while let Some((channel, payload)) = host.next_publish() {
-                let qos = if channel == Up::Live { QoS::AtMostOnce } else { QoS::AtLeastOnce };
-                let topic = topic::up(&self.name, channel);
                 // A full queue is a lost message, as on the air: the node repeats what was not
                 // receipted.
-                let _queued = client.try_publish(topic.as_str(), qos, false, payload);
+                let _queued = publish(client, &self.name, channel, payload);
             }
         }
         host.wake_us()
@@ -272,25 +333,14 @@ impl Keeper {
                 host.disconnected();
             }
             Told::Message(kind, payload) => host.message(kind, &payload),
+            Told::Acknowledged | Told::Answered => {}
         }
     }
 
     fn obey(&mut self, order: Order, now_us: u64) {
         let mut host = self.host.lock().unwrap_or_else(PoisonError::into_inner);
         host.run(now_us);
-        let cause = match order {
-            Order::PowerOff => return host.power_off(),
-            Order::Fault { instrument, fault } => return host.set_fault(instrument, fault),
-            Order::PowerOn => RestartCause::Power,
-            Order::Restart => RestartCause::Software,
-            Order::EraseRing => {
-                host.power_off();
-                host.erase_ring();
-                RestartCause::Power
-            }
-        };
-        // A config that was valid at the first start is valid at the next.
-        if host.power_on(cause, now_us).is_ok() && self.client.is_some() {
+        if obey(&mut host, order, now_us) && self.client.is_some() {
             host.connected();
         }
     }

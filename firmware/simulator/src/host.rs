@@ -94,6 +94,8 @@ impl NorFlash for Flash {
 pub struct Taken {
     /// Ring it was kept in.
     pub ring: u32,
+    /// Its name there; none when the flash did not keep it.
+    pub seq: Option<u32>,
     /// Boot it was taken in.
     pub boot: u16,
     /// Time since the simulation began at which it was taken, ms.
@@ -204,6 +206,7 @@ pub struct Host {
     board: Board,
     began_utc_ms: i64,
     booted_us: u64,
+    drift_ppm: i32,
     wake_us: u64,
     rounds: u32,
     ledger: VecDeque<Taken>,
@@ -219,15 +222,59 @@ impl Host {
         let (under_way, outbox, chance) = (VecDeque::new(), VecDeque::new(), Chance::new(seed));
         let board = Board { world, instruments, directs, under_way, outbox, chance, now_us };
         let (node, ledger) = (None, VecDeque::new());
-        let mut host =
-            Self { identity, config, flash, node, board, began_utc_ms, booted_us: 0, wake_us: 0, rounds: 0, ledger };
+        let mut host = Self {
+            identity,
+            config,
+            flash,
+            node,
+            board,
+            began_utc_ms,
+            booted_us: 0,
+            drift_ppm: 0,
+            wake_us: 0,
+            rounds: 0,
+            ledger,
+        };
         host.power_on(RestartCause::Power, now_us)?;
         Ok(host)
+    }
+
+    /// Its clock runs fast by this share, or slow: 20 is what a common crystal is sold with. Has to
+    /// be said before the host is run.
+    #[must_use]
+    pub fn drifting(mut self, ppm: i32) -> Self {
+        self.drift_ppm = ppm;
+        self
+    }
+
+    /// The node's own time since boot at this instant of the simulation, µs.
+    fn own_us(&self, now_us: u64) -> u64 {
+        let since_us = i128::from(now_us.saturating_sub(self.booted_us));
+        u64::try_from(since_us + since_us * i128::from(self.drift_ppm) / 1_000_000).unwrap_or(u64::MAX)
+    }
+
+    /// The first instant of the simulation at which the node's own time is `own_us`.
+    fn true_us(&self, own_us: u64) -> u64 {
+        if self.drift_ppm == 0 || own_us == u64::MAX {
+            return self.booted_us.saturating_add(own_us);
+        }
+        let since_us = i128::from(own_us) * 1_000_000 / (1_000_000 + i128::from(self.drift_ppm));
+        let mut at_us = self.booted_us.saturating_add(u64::try_from(since_us).unwrap_or(u64::MAX));
+        // The divisions above each lose less than a step.
+        while self.own_us(at_us) < own_us {
+            at_us += 1;
+        }
+        at_us
     }
 
     /// The node, when it has power.
     pub fn node(&self) -> Option<&Node<Flash>> {
         self.node.as_ref()
+    }
+
+    /// Its config, also without power.
+    pub fn config(&self) -> &Config {
+        &self.config
     }
 
     /// Its flash, also while it runs.
@@ -296,7 +343,7 @@ impl Host {
 
     /// MQTT is connected and subscribed.
     pub fn connected(&mut self) {
-        let now_us = self.board.now_us.saturating_sub(self.booted_us);
+        let now_us = self.own_us(self.board.now_us);
         if let Some(node) = &mut self.node {
             node.connected(now_us);
         }
@@ -305,7 +352,7 @@ impl Host {
 
     /// MQTT is gone.
     pub fn disconnected(&mut self) {
-        let now_us = self.board.now_us.saturating_sub(self.booted_us);
+        let now_us = self.own_us(self.board.now_us);
         self.board.outbox.clear();
         if let Some(node) = &mut self.node {
             node.disconnected(now_us);
@@ -315,7 +362,7 @@ impl Host {
 
     /// A message of a down topic came. Configs are stored and take effect.
     pub fn message(&mut self, kind: Down, payload: &[u8]) {
-        let now_us = self.board.now_us.saturating_sub(self.booted_us);
+        let now_us = self.own_us(self.board.now_us);
         if let Some(node) = &mut self.node
             && let Some(config) = node.message(kind, payload, now_us)
             && node.apply(config.clone(), now_us).is_ok()
@@ -353,21 +400,26 @@ impl Host {
     }
 
     fn poll(&mut self) {
+        let own_us = self.own_us(self.board.now_us);
         let Some(node) = &mut self.node else {
             self.wake_us = u64::MAX;
             return;
         };
-        let now_us = self.board.now_us;
-        let wake_us = node.poll(now_us.saturating_sub(self.booted_us), &mut self.board);
-        self.wake_us = self.booted_us.saturating_add(wake_us);
-        if node.counters().rounds != self.rounds {
-            self.rounds = node.counters().rounds;
+        let wake_us = node.poll(own_us, &mut self.board);
+        let rounds = node.counters().rounds;
+        let taken = (rounds != self.rounds).then(|| {
+            let ring = node.ring().map_or(0, |(id, _, _)| id);
+            let (seq, boot, round) = (node.round_seq(), node.boot_number(), node.round().clone());
+            Taken { ring, seq, boot, at_ms: 0, round }
+        });
+        self.wake_us = self.true_us(wake_us);
+        if let Some(mut taken) = taken {
+            self.rounds = rounds;
+            taken.at_ms = self.true_us(taken.round.t_ms.saturating_mul(1_000)) / 1_000;
             if self.ledger.len() == LEDGER_MAX {
                 self.ledger.pop_front();
             }
-            let (round, boot) = (node.round().clone(), node.boot_number());
-            let ring = node.ring().map_or(0, |(id, _, _)| id);
-            self.ledger.push_back(Taken { ring, boot, at_ms: self.booted_us / 1_000 + round.t_ms, round });
+            self.ledger.push_back(taken);
         }
     }
 }

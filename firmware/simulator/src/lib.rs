@@ -10,6 +10,7 @@ pub mod clock;
 pub mod fleet;
 pub mod host;
 pub mod instrument;
+pub mod lockstep;
 pub mod nor;
 pub mod recorded;
 pub mod sites;
