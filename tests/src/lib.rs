@@ -9,13 +9,16 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
+pub mod books;
 pub mod custodian;
+pub mod farm;
 pub mod influx;
 pub mod ledger;
 pub mod mosquitto;
 pub mod process;
 pub mod tianyu;
 
+pub use farm::{Farm, Plan};
 pub use influx::Influx;
 pub use ledger::Ledger;
 pub use mosquitto::Mosquitto;

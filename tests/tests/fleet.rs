@@ -6,15 +6,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use gateway::clock::{Clock, Utc};
+use gateway::clock::Clock;
 use gateway::config::{self, Config};
 use gateway::credentials::Credentials;
 use gateway::sinks::history::{Reader, Selection};
 use gateway::{Gateway, Surroundings};
-use simulator::clock::{Clock as _, RunningClock};
+use simulator::clock::RunningClock;
 use simulator::fleet::{Endpoint, Fleet, Order};
 use simulator::host::{Flash, Host};
 use simulator::sites;
+use system_tests::farm::Simulated;
 use system_tests::until;
 use telemetry::{Property, Quality, Round};
 use tokio::net::TcpListener;
@@ -23,18 +24,6 @@ use tokio_util::sync::CancellationToken;
 /// Simulated seconds a real second.
 const SPEED: f64 = 30.0;
 const WITHIN: Duration = Duration::from_secs(60);
-
-struct Simulated(RunningClock);
-
-impl Clock for Simulated {
-    fn utc(&self) -> Utc {
-        Utc { ms: self.0.utc_ms(), known_good: true }
-    }
-
-    fn mono_ms(&self) -> u64 {
-        self.0.mono_ms()
-    }
-}
 
 fn now_ms() -> i64 {
     gateway::clock::SystemClock::new().utc().ms

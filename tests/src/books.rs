@@ -1,0 +1,287 @@
+//! The books: what nodes took, what the history has, what InfluxDB has, each by record name, and
+//! whether they say the same, field by field and both ways.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use rusqlite::{Connection, OpenFlags};
+use simulator::host::Host;
+use telemetry::{Property, Quality};
+
+use crate::Influx;
+use crate::influx::BUCKET;
+
+/// A reading without its place and time.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Reading {
+    /// Value in the property's unit; none where missing.
+    pub value: Option<f64>,
+    /// QARTOD flag.
+    pub flag: u8,
+    /// Tests in the low 16 bits, reason of a missing value above.
+    pub tests: i64,
+    /// Raw value, where it differs.
+    pub raw: Option<f64>,
+    /// Calibration number.
+    pub calibration: u16,
+}
+
+/// A record's name: node, ring, seq.
+pub type Name = (String, u32, u32);
+
+/// Division, site, unit and point.
+pub type Place = (u32, String, String, String);
+
+/// A round as its node took it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Taken {
+    /// Boot it was taken in.
+    pub boot: u16,
+    /// When, by the true clock, ms since 1970.
+    pub at_ms: i64,
+    /// Readings by channel.
+    pub readings: Vec<(u8, Property, Reading)>,
+}
+
+/// Every round that these nodes took and kept, by name.
+///
+/// # Errors
+/// When one was not kept in flash, or two have one name.
+pub fn taken<'h>(hosts: impl IntoIterator<Item = &'h Host>) -> Result<BTreeMap<Name, Taken>> {
+    let mut all = BTreeMap::new();
+    for host in hosts {
+        let channels = &host.config().channels;
+        for of in host.ledger() {
+            let seq = of.seq.with_context(|| format!("{}: a round that the flash did not keep", host.name()))?;
+            let mut readings = Vec::with_capacity(of.round.readings.len());
+            for reading in &of.round.readings {
+                let channel = channels.get(usize::from(reading.channel)).context("a channel that there is not")?;
+                let property = channel.property;
+                let (value, flag, tests) = match reading.quality {
+                    Quality::Present { flag, tests } => {
+                        (Some(property.value(reading.value)), flag.id(), i64::from(tests.bits()))
+                    }
+                    Quality::Missing(reason) => (None, telemetry::Flag::Missing.id(), i64::from(reason.id()) << 16),
+                };
+                let raw = reading.raw.map(|raw| property.value(raw));
+                let calibration = channel.calibration.number;
+                readings.push((reading.channel, property, Reading { value, flag, tests, raw, calibration }));
+            }
+            let at_ms = host.began_utc_ms().saturating_add_unsigned(of.at_ms);
+            let name = (host.name().to_string(), of.ring, seq);
+            let before = all.insert(name.clone(), Taken { boot: of.boot, at_ms, readings });
+            ensure!(before.is_none(), "two rounds are named {name:?}");
+        }
+    }
+    Ok(all)
+}
+
+/// A record as it is stored.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Stored {
+    /// Its date, ms since 1970.
+    pub time_ms: i64,
+    /// The date's stated error, ms.
+    pub error_ms: u64,
+    /// Its readings: medium, property, place.
+    pub readings: Vec<(String, String, Place, Reading)>,
+}
+
+fn files(folder: &Path) -> Result<Vec<Connection>> {
+    let mut files: Vec<_> = std::fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?;
+    files.retain(|path| path.extension().is_some_and(|extension| extension == "sqlite"));
+    files.sort();
+    let open = |path| Ok(Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?);
+    files.iter().map(open).collect()
+}
+
+/// Every round of the history, by name.
+///
+/// # Errors
+/// When it cannot be read, or one record has two dates.
+pub fn history(folder: &Path) -> Result<BTreeMap<Name, Stored>> {
+    let mut all: BTreeMap<Name, Stored> = BTreeMap::new();
+    for file in files(folder)? {
+        let mut statement = file.prepare(
+            "SELECT node, ring, seq, time_ms, error_ms, medium, property, adcode, site, unit, point,
+                    value, flag, tests, raw, calibration
+             FROM reading JOIN series ON series.id = reading.series",
+        )?;
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            let name: Name = (row.get(0)?, row.get(1)?, row.get(2)?);
+            let (time_ms, error_ms) = (row.get(3)?, row.get::<_, i64>(4)?.unsigned_abs());
+            let place: Place = (row.get(7)?, row.get(8)?, row.get(9)?, row.get(10)?);
+            let (value, flag, tests) = (row.get(11)?, row.get(12)?, row.get(13)?);
+            let reading = Reading { value, flag, tests, raw: row.get(14)?, calibration: row.get(15)? };
+            let stored =
+                all.entry(name).or_insert_with_key(|_| Stored { time_ms, error_ms, readings: Vec::with_capacity(12) });
+            ensure!((stored.time_ms, stored.error_ms) == (time_ms, error_ms), "one record has two dates");
+            stored.readings.push((row.get(5)?, row.get(6)?, place, reading));
+        }
+    }
+    Ok(all)
+}
+
+/// What comparing found where everything agrees.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Agreement {
+    /// Rounds that are stored.
+    pub rounds: usize,
+    /// Their readings.
+    pub readings: usize,
+    /// Rounds that were taken and are not stored; all others are, once.
+    pub unstored: Vec<Name>,
+    /// Greatest stated error of a date, ms.
+    pub error_ms_max: u64,
+    /// Greatest true error of a date, ms.
+    pub off_ms_max: u64,
+}
+
+/// Compares what was taken with what is stored. Whatever is stored must have been taken, with
+/// equal fields, at the place that `place` says for node, channel and true time, and within its
+/// date's stated error.
+///
+/// # Errors
+/// With the first difference.
+pub fn compare(
+    taken: &BTreeMap<Name, Taken>,
+    stored: &BTreeMap<Name, Stored>,
+    place: impl Fn(&str, u8, i64) -> Option<Place>,
+) -> Result<Agreement> {
+    let mut agreement = Agreement::default();
+    for name in stored.keys() {
+        ensure!(taken.contains_key(name), "{name:?} is stored and was never taken");
+    }
+    for (name, taken) in taken {
+        let Some(stored) = stored.get(name) else {
+            agreement.unstored.push(name.clone());
+            continue;
+        };
+        ensure!(
+            taken.readings.len() == stored.readings.len(),
+            "{name:?}: {} readings of {}",
+            stored.readings.len(),
+            taken.readings.len()
+        );
+        for (channel, property, reading) in &taken.readings {
+            let place = place(&name.0, *channel, taken.at_ms).with_context(|| format!("{name:?} stands nowhere"))?;
+            let expected = (property.medium().name(), property.name(), &place, reading);
+            let is = |(medium, property, place, reading): &(String, String, Place, Reading)| {
+                (medium.as_str(), property.as_str(), place, reading) == expected
+            };
+            if !stored.readings.iter().any(is) {
+                bail!("{name:?}: {expected:?} was taken, stored are {:?}", stored.readings);
+            }
+        }
+        let off_ms = stored.time_ms.abs_diff(taken.at_ms);
+        // One more for the whole milliseconds that both are in.
+        ensure!(off_ms <= stored.error_ms + 1, "{name:?}: {off_ms} ms off, {} stated", stored.error_ms);
+        agreement.rounds += 1;
+        agreement.readings += taken.readings.len();
+        agreement.error_ms_max = agreement.error_ms_max.max(stored.error_ms);
+        agreement.off_ms_max = agreement.off_ms_max.max(off_ms);
+    }
+    Ok(agreement)
+}
+
+/// A point of InfluxDB: measurement, node, place, time.
+pub type PointName = (String, String, Place, i64);
+
+/// Fields of a point.
+pub type Fields = BTreeMap<String, f64>;
+
+/// The points that a history's rounds and events are in InfluxDB.
+///
+/// # Errors
+/// When the history cannot be read.
+pub fn points(folder: &Path, rounds: &BTreeMap<Name, Stored>) -> Result<BTreeMap<PointName, Fields>> {
+    let mut all: BTreeMap<PointName, Fields> = BTreeMap::new();
+    let told = |fields: &mut Fields, error_ms: u64| {
+        if error_ms > gateway::sinks::line::TIME_ERROR_TOLD_MS {
+            fields.insert("time_error_s".to_owned(), error_ms as f64 / 1e3);
+        }
+    };
+    for ((node, _, _), stored) in rounds {
+        for (medium, property, place, reading) in &stored.readings {
+            let point = (medium.clone(), node.clone(), place.clone(), stored.time_ms);
+            let fields = all.entry(point).or_default();
+            told(fields, stored.error_ms);
+            let present = [
+                (String::new(), reading.value),
+                ("_flag".to_owned(), Some(f64::from(reading.flag))),
+                ("_raw".to_owned(), reading.raw),
+                ("_tests".to_owned(), (reading.tests != 0).then_some(reading.tests as f64)),
+                ("_cal".to_owned(), (reading.calibration != 0).then_some(f64::from(reading.calibration))),
+            ];
+            for (suffix, value) in present {
+                if let Some(value) = value {
+                    fields.insert(format!("{property}{suffix}"), value);
+                }
+            }
+        }
+    }
+    for file in files(folder)? {
+        let mut statement = file.prepare(
+            "SELECT node, adcode, site, unit, point, time_ms, error_ms, code, subject, value, detail FROM event",
+        )?;
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            let place: Place = (row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?);
+            let fields = all.entry(("node".to_owned(), row.get(0)?, place, row.get(5)?)).or_default();
+            told(fields, row.get::<_, i64>(6)?.unsigned_abs());
+            for (at, name) in [(7, "event_code"), (8, "event_subject"), (9, "event_value"), (10, "event_detail")] {
+                fields.insert(name.to_owned(), row.get::<_, i64>(at)? as f64);
+            }
+        }
+    }
+    Ok(all)
+}
+
+/// Everything that InfluxDB has, point by point.
+///
+/// # Errors
+/// When it cannot be asked.
+pub async fn influx(influx: &Influx) -> Result<BTreeMap<PointName, Fields>> {
+    let mut all = BTreeMap::new();
+    // One measurement at a time bounds the answer.
+    for measurement in ["water", "air", "soil", "weather", "actuator", "node"] {
+        let rows = influx
+            .query(&format!(
+                "from(bucket: \"{BUCKET}\") |> range(start: 0) |> filter(fn: (r) => r._measurement == \"{measurement}\")
+                 |> pivot(rowKey: [\"_time\"], columnKey: [\"_field\"], valueColumn: \"_value\")"
+            ))
+            .await?;
+        for mut row in rows {
+            let mut tag = |name: &str| row.remove(name).unwrap_or_default();
+            let time: jiff::Timestamp = tag("_time").parse()?;
+            let place: Place = (tag("adcode").parse()?, tag("site"), tag("unit"), tag("point"));
+            let point = (tag("_measurement"), tag("node"), place, time.as_millisecond());
+            for name in ["result", "table", "_start", "_stop"] {
+                row.remove(name);
+            }
+            let mut fields = Fields::new();
+            for (name, value) in row.into_iter().filter(|(_, value)| !value.is_empty()) {
+                let value = value.parse().with_context(|| format!("{name} is {value}"))?;
+                fields.insert(name, value);
+            }
+            ensure!(all.insert(point.clone(), fields).is_none(), "{point:?} is there twice");
+        }
+    }
+    Ok(all)
+}
+
+/// Compares points both ways.
+///
+/// # Errors
+/// With the first difference.
+pub fn same_points(expected: &BTreeMap<PointName, Fields>, found: &BTreeMap<PointName, Fields>) -> Result<()> {
+    for (point, fields) in expected {
+        let there = found.get(point).with_context(|| format!("InfluxDB has no {point:?}"))?;
+        ensure!(there == fields, "{point:?}: InfluxDB has {there:?}, the history {fields:?}");
+    }
+    let more = found.keys().find(|point| !expected.contains_key(*point));
+    ensure!(more.is_none(), "InfluxDB has {more:?}, the history has not");
+    Ok(())
+}
