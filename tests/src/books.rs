@@ -4,10 +4,10 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use rusqlite::{Connection, OpenFlags};
 use simulator::host::Host;
-use telemetry::{Property, Quality};
+use telemetry::{Flag, Property, Quality, Tests};
 
 use crate::Influx;
 use crate::influx::BUCKET;
@@ -133,14 +133,26 @@ pub struct Agreement {
     pub readings: usize,
     /// Rounds that were taken and are not stored; all others are, once.
     pub unstored: Vec<Name>,
+    /// Readings that the gateway's own tests have found something in.
+    pub judged: usize,
     /// Greatest stated error of a date, ms.
     pub error_ms_max: u64,
     /// Greatest true error of a date, ms.
     pub off_ms_max: u64,
 }
 
+/// Whether the gateway has found something in a reading; `None` when more has changed than its own
+/// bits and a flag that they have worsened.
+fn judged(taken: &Reading, stored: &Reading) -> Option<bool> {
+    let bits = Tests::CLIMATOLOGY.with(Tests::DEVIATION).with(Tests::NEIGHBOUR).bits();
+    let found = stored.tests & i64::from(bits) != 0;
+    let (tests, rank) = (stored.tests & !i64::from(bits), |flag| Flag::from_id(flag).map(Flag::rank));
+    let flag = if found && rank(stored.flag) >= rank(taken.flag) { taken.flag } else { stored.flag };
+    (Reading { tests, flag, ..stored.clone() } == *taken).then_some(found)
+}
+
 /// Compares what was taken with what is stored. Whatever is stored must have been taken, with
-/// equal fields, at the place that `place` says for node, channel and true time, and within its
+/// equal fields but for what the gateway's own tests add, at the place that `place` says for node, channel and true time, and within its
 /// date's stated error.
 ///
 /// # Errors
@@ -167,13 +179,13 @@ pub fn compare(
         );
         for (channel, property, reading) in &taken.readings {
             let place = place(&name.0, *channel, taken.at_ms).with_context(|| format!("{name:?} stands nowhere"))?;
-            let expected = (property.medium().name(), property.name(), &place, reading);
-            let is = |(medium, property, place, reading): &(String, String, Place, Reading)| {
-                (medium.as_str(), property.as_str(), place, reading) == expected
-            };
-            if !stored.readings.iter().any(is) {
-                bail!("{name:?}: {expected:?} was taken, stored are {:?}", stored.readings);
-            }
+            let tags = (property.medium().name(), property.name(), &place);
+            let is = |it: &&(String, String, Place, Reading)| (it.0.as_str(), it.1.as_str(), &it.2) == tags;
+            let there = stored.readings.iter().find(is).with_context(|| format!("{name:?}: no {tags:?}"))?;
+            agreement.judged += usize::from(
+                judged(reading, &there.3)
+                    .with_context(|| format!("{name:?}: {reading:?} was taken, stored is {:?}, {tags:?}", there.3))?,
+            );
         }
         let off_ms = stored.time_ms.abs_diff(taken.at_ms);
         // One more for the whole milliseconds that both are in.

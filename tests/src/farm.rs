@@ -57,16 +57,28 @@ impl<C: simulator::clock::Clock + 'static> Clock for Simulated<C> {
     }
 }
 
+/// A node that is going to be of a farm.
+pub struct Seat {
+    /// The node; [`Plan::key`] has its key.
+    pub parts: Parts,
+    /// When it is switched on, ms of the simulation.
+    pub begins_ms: u64,
+    /// How fast its clock runs.
+    pub drift_ppm: i32,
+}
+
 /// What a farm is made of.
 pub struct Plan {
-    /// Its nodes; [`Plan::keys`] has their keys.
-    pub nodes: Vec<Parts>,
+    /// Its nodes.
+    pub nodes: Vec<Seat>,
     /// Where they stand, as `sites.toml`.
     pub sites: String,
     /// Names that may log in besides the nodes', with [`NODE_TOKEN`].
     pub guests: Vec<String>,
     /// A database to write into besides the history.
     pub influx: Option<Influx>,
+    /// The gateway's configuration; what the farm needs of it is put in at the start.
+    pub config: Config,
     data: TempDir,
     credentials: Credentials,
 }
@@ -80,7 +92,8 @@ impl Plan {
         let data = tempfile::tempdir().context("directory for a farm")?;
         let credentials = Credentials::open(data.path())?;
         let (nodes, sites, guests) = (Vec::new(), String::new(), Vec::new());
-        Ok(Self { nodes, sites, guests, influx: None, data, credentials })
+        let config = Config { endpoint: Some(config::Endpoint::default()), ..Config::default() };
+        Ok(Self { nodes, sites, guests, influx: None, config, data, credentials })
     }
 
     /// A farm of `count` nodes of four kinds by turns (pond, near-shore cage, platform,
@@ -106,11 +119,10 @@ impl Plan {
     /// # Errors
     /// When it cannot be put together.
     pub fn add(&mut self, kind: usize, name: &str, period_s: u16, seed: u64) -> Result<()> {
-        let mut parts = self.parts(kind, name, seed)?;
-        parts.config.period_s = period_s;
-        // A report of six rounds, or of what there is after ten minutes.
-        parts.config.hold_s = 600;
-        self.nodes.push(parts);
+        let parts = self.parts(kind, name, period_s, seed)?;
+        // Crystals of a lot differ: evenly within what they are sold with.
+        let drift_ppm = (self.nodes.len() as i32 * 7) % (2 * DRIFT_PPM + 1) - DRIFT_PPM;
+        self.nodes.push(Seat { parts, begins_ms: 0, drift_ppm });
         self.sites.push_str(&registered(kind, name)?);
         Ok(())
     }
@@ -119,7 +131,7 @@ impl Plan {
     ///
     /// # Errors
     /// When it cannot be put together.
-    pub fn parts(&self, kind: usize, name: &str, seed: u64) -> Result<Parts> {
+    pub fn parts(&self, kind: usize, name: &str, period_s: u16, seed: u64) -> Result<Parts> {
         let keys = |name: &NodeName| self.credentials.key(name);
         let flash = Flash::new(sites::FLASH_SECTORS);
         let mut parts = match kind {
@@ -131,6 +143,9 @@ impl Plan {
         let name = NodeName::new(name)?;
         parts.identity.key = self.key(&name);
         parts.identity.name = name;
+        parts.config.period_s = period_s;
+        // A report of six rounds, or of what there is after ten minutes.
+        parts.config.hold_s = 600;
         Ok(parts)
     }
 
@@ -139,29 +154,23 @@ impl Plan {
     /// # Errors
     /// When the gateway does not start.
     pub async fn start(self) -> Result<Farm> {
-        let Self { nodes, sites, guests, influx, data, mut credentials } = self;
+        let Self { nodes, sites, guests, influx, mut config, data, mut credentials } = self;
         let registry = data.path().join("sites.toml");
         std::fs::write(&registry, sites)?;
         for guest in &guests {
             credentials.set(&NodeName::new(guest)?, NODE_TOKEN)?;
         }
         let mut hosts = Vec::with_capacity(nodes.len());
-        for (index, parts) in (0..).zip(nodes) {
+        for Seat { parts, begins_ms, drift_ppm } in nodes {
             credentials.set(&parts.identity.name, NODE_TOKEN)?;
-            // Crystals of a lot differ: evenly within what they are sold with.
-            let drift_ppm = index * 7 % (2 * DRIFT_PPM + 1) - DRIFT_PPM;
-            hosts.push((Host::new(parts, BEGAN_MS, 0)?.drifting(drift_ppm), NODE_TOKEN.to_owned()));
+            let host = Host::new(parts, BEGAN_MS, begins_ms * 1_000)?.drifting(drift_ppm);
+            hosts.push((host, NODE_TOKEN.to_owned()));
         }
         drop(credentials);
         let clock = VirtualClock::new(BEGAN_MS);
         let listener = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.context("listen for MQTT")?;
         let endpoint = Endpoint { host: "127.0.0.1".to_owned(), port: listener.local_addr()?.port() };
-        let mut config = Config {
-            data_dir: data.path().to_owned(),
-            sites: vec![registry],
-            endpoint: Some(config::Endpoint::default()),
-            ..Config::default()
-        };
+        (config.data_dir, config.sites) = (data.path().to_owned(), vec![registry]);
         if let Some(influx) = &influx {
             let token_file = data.path().join("influx.token");
             std::fs::write(&token_file, TOKEN)?;
