@@ -313,6 +313,8 @@ impl Spool {
                 return Err(AppendError::Watermark { free, least: options.free_bytes_min });
             }
         }
+        // The thread waits only for an empty queue: whoever fills it wakes it, nobody else needs to.
+        let idle = inner.queue.is_empty();
         let index = inner.next;
         if full {
             let header = Header { spool: shared.id, first: index, valid_before: valid_before(&inner) };
@@ -354,7 +356,9 @@ impl Spool {
         inner.queued_bytes += size as usize;
         inner.next += 1;
         drop(inner);
-        shared.work.notify_one();
+        if idle {
+            shared.work.notify_one();
+        }
         Ok(index)
     }
 
