@@ -7,6 +7,8 @@ use telemetry::{Property, RecordName};
 
 /// The version this program writes. Older ones stay readable; newer ones are refused whole.
 pub const VERSION: u8 = 1;
+/// Room that a report of a few rounds takes, so that its buffer need not grow.
+const ENTRY_BYTES_USUAL: usize = 1024;
 
 /// One spool entry.
 #[derive(Clone, Debug, PartialEq, Encode, Decode)]
@@ -228,7 +230,8 @@ pub enum EntryError {
 impl Entry {
     /// Encodes it: version, then CBOR.
     pub fn encode(&self) -> Vec<u8> {
-        let mut bytes = vec![VERSION];
+        let mut bytes = Vec::with_capacity(ENTRY_BYTES_USUAL);
+        bytes.push(VERSION);
         match minicbor::encode(self, &mut bytes) {
             Ok(()) => bytes,
             Err(error) => match error.into_write() {

@@ -227,7 +227,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<'_, S> {
         let patience = keep_alive + keep_alive / 2;
         let mut heard = Instant::now();
         let silence = tokio::time::sleep_until(heard + patience);
-        tokio::pin!(silence);
+        // Asked for once: each new request would take the lock that all connections share.
+        let told_to_stop = shutdown.cancelled();
+        tokio::pin!(silence, told_to_stop);
         let link = Arc::clone(&self.link);
         let pending = Arc::clone(&self.pending);
         loop {
@@ -237,7 +239,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<'_, S> {
             let may_read = pending.len() < usize::from(self.endpoint.limits.in_flight_max);
             let outcome = tokio::select! {
                 biased;
-                () = shutdown.cancelled() => Err(End::Because(Reason::ServerShuttingDown)),
+                () = &mut told_to_stop => Err(End::Because(Reason::ServerShuttingDown)),
                 () = pending.notify.notified() => self.acknowledge(),
                 () = link.notify.notified() => self.deliver(),
                 read = self.stream.read_buf(&mut self.incoming), if may_read => match read {
