@@ -113,14 +113,22 @@ pub struct History {
 
 struct File {
     connection: Connection,
-    series: HashMap<SeriesKey, i64>,
+    series: Series,
 }
 
-#[derive(Clone, PartialEq, Eq, Hash)]
-struct SeriesKey {
-    node: String,
-    property: u8,
-    place: Place,
+/// Ids of series that are known, by node, place and property: found without copying a name.
+#[derive(Default)]
+struct Series {
+    ids: HashMap<String, HashMap<Place, BTreeMap<u8, i64>>>,
+    count: usize,
+}
+
+/// A reading on its way into its file.
+struct Incoming<'b> {
+    series: i64,
+    accepted: &'b Accepted,
+    record: &'b Dated,
+    reading: &'b Observation,
 }
 
 /// The month a time falls into, as the file's name has it.
@@ -155,7 +163,7 @@ impl History {
             let done = file.store(&records, first, last);
             if done.is_err() {
                 // The ids of a transaction that was rolled back are not to be trusted.
-                file.series.clear();
+                file.series = Series::default();
             }
             let done = done.map_err(|source| HistoryError::Sqlite {
                 doing: "store readings in",
@@ -197,7 +205,7 @@ impl File {
                  PRAGMA application_id={APPLICATION_ID}; PRAGMA user_version={FORMAT}; {SCHEMA}"
             ))
             .map_err(sqlite("prepare"))?;
-        Ok(Self { connection, series: HashMap::new() })
+        Ok(Self { connection, series: Series::default() })
     }
 
     fn store(&mut self, records: &[(&Accepted, &Dated)], first: u64, last: u64) -> rusqlite::Result<Stored> {
@@ -212,6 +220,7 @@ impl File {
                 "INSERT INTO event VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13) ON CONFLICT DO NOTHING",
             )?;
             let (mut time_min, mut time_max) = (i64::MAX, i64::MIN);
+            let mut incoming = Vec::new();
             for (accepted, record) in records {
                 time_min = time_min.min(record.date_ms);
                 time_max = time_max.max(record.date_ms);
@@ -222,40 +231,8 @@ impl File {
                             else {
                                 continue;
                             };
-                            let id = series_id(&transaction, series, &accepted.node, r, place)?;
-                            let error_ms = i64::try_from(record.error_ms).unwrap_or(i64::MAX);
-                            let new = reading.execute(params![
-                                id,
-                                record.date_ms,
-                                r.value(),
-                                r.flag,
-                                r.tests_field(),
-                                r.raw(),
-                                r.calibration,
-                                error_ms,
-                                accepted.ring,
-                                record.seq
-                            ])?;
-                            if new == 1 {
-                                stored.new += 1;
-                            } else if taken_by_another(&transaction, id, accepted.ring, record)? {
-                                transaction
-                                    .prepare_cached(
-                                        "INSERT INTO clash VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT DO NOTHING",
-                                    )?
-                                    .execute(params![
-                                        id,
-                                        record.date_ms,
-                                        accepted.ring,
-                                        record.seq,
-                                        r.value(),
-                                        r.flag,
-                                        r.tests_field()
-                                    ])?;
-                                stored.clashes += 1;
-                            } else {
-                                stored.again += 1;
-                            }
+                            let series = series.id(&transaction, &accepted.node, r, place)?;
+                            incoming.push(Incoming { series, accepted, record, reading: r });
                         }
                     }
                     Content::Event { code, subject, value, detail, place } => {
@@ -278,6 +255,43 @@ impl File {
                         if new == 1 { stored.new += 1 } else { stored.again += 1 }
                     }
                     Content::Description(_) | Content::Loss(..) | Content::Gone => {}
+                }
+            }
+            // In the order of the table each of its pages is touched once, however many nodes take
+            // turns. The sort keeps the order of arrival where a series and time come twice.
+            incoming.sort_by_key(|row| (row.series, row.record.date_ms));
+            for row in incoming {
+                let Incoming { series, accepted, record, reading: r } = row;
+                let error_ms = i64::try_from(record.error_ms).unwrap_or(i64::MAX);
+                let new = reading.execute(params![
+                    series,
+                    record.date_ms,
+                    r.value(),
+                    r.flag,
+                    r.tests_field(),
+                    r.raw(),
+                    r.calibration,
+                    error_ms,
+                    accepted.ring,
+                    record.seq
+                ])?;
+                if new == 1 {
+                    stored.new += 1;
+                } else if taken_by_another(&transaction, series, accepted.ring, record)? {
+                    transaction
+                        .prepare_cached("INSERT INTO clash VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT DO NOTHING")?
+                        .execute(params![
+                            series,
+                            record.date_ms,
+                            accepted.ring,
+                            record.seq,
+                            r.value(),
+                            r.flag,
+                            r.tests_field()
+                        ])?;
+                    stored.clashes += 1;
+                } else {
+                    stored.again += 1;
                 }
             }
             if time_min <= time_max {
@@ -303,35 +317,43 @@ fn taken_by_another(connection: &Connection, series: i64, ring: u32, record: &Da
     Ok((r, s) != (ring, record.seq))
 }
 
-fn series_id(
-    connection: &Connection,
-    known: &mut HashMap<SeriesKey, i64>,
-    node: &str,
-    reading: &Observation,
-    place: &Place,
-) -> rusqlite::Result<i64> {
-    let key = SeriesKey { node: node.to_owned(), property: reading.property, place: place.clone() };
-    if let Some(id) = known.get(&key) {
-        return Ok(*id);
+impl Series {
+    /// The id of a reading's series, made where it is new.
+    fn id(
+        &mut self,
+        connection: &Connection,
+        node: &str,
+        reading: &Observation,
+        place: &Place,
+    ) -> rusqlite::Result<i64> {
+        let known = self.ids.get(node).and_then(|places| places.get(place)?.get(&reading.property));
+        if let Some(id) = known {
+            return Ok(*id);
+        }
+        if self.count >= SERIES_REMEMBERED_MAX {
+            *self = Self::default();
+        }
+        let id = series_id(connection, node, reading, place)?;
+        let places = self.ids.entry(node.to_owned()).or_default();
+        places.entry(place.clone()).or_default().insert(reading.property, id);
+        self.count += 1;
+        Ok(id)
     }
-    if known.len() >= SERIES_REMEMBERED_MAX {
-        known.clear();
-    }
+}
+
+fn series_id(connection: &Connection, node: &str, reading: &Observation, place: &Place) -> rusqlite::Result<i64> {
     let (medium, property) = reading.property().map_or(("", ""), |p| (p.medium().name(), p.name()));
     let tags = params![place.site, place.unit, place.point, property, node, medium, place.adcode];
     let find = "SELECT id FROM series WHERE site=?1 AND unit=?2 AND point=?3 AND property=?4 AND node=?5 AND medium=?6 AND adcode=?7";
-    let found = connection.prepare_cached(find)?.query_row(tags, |row| row.get(0)).optional()?;
-    let id = match found {
-        Some(id) => id,
-        None => {
-            connection
-                .prepare_cached("INSERT INTO series (site, unit, point, property, node, medium, adcode) VALUES (?1,?2,?3,?4,?5,?6,?7)")?
-                .execute(tags)?;
-            connection.last_insert_rowid()
-        }
-    };
-    known.insert(key, id);
-    Ok(id)
+    if let Some(id) = connection.prepare_cached(find)?.query_row(tags, |row| row.get(0)).optional()? {
+        return Ok(id);
+    }
+    connection
+        .prepare_cached(
+            "INSERT INTO series (site, unit, point, property, node, medium, adcode) VALUES (?1,?2,?3,?4,?5,?6,?7)",
+        )?
+        .execute(tags)?;
+    Ok(connection.last_insert_rowid())
 }
 
 /// Refuses what is not ours, before anything is written to it.
