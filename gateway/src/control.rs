@@ -138,8 +138,8 @@ fn carry_out(gateway: &Gateway, request: Request) -> Answer {
             }
         }
         Request::HeldDrop { index, by } => match acceptor.drop_held(index, by) {
-            true => done("dropped".into()),
-            false => refused(&format_args!("nothing waits under {index}")),
+            Ok(()) => done("dropped".into()),
+            Err(error) => refused(&error),
         },
         Request::Reload => match acceptor.reload_credentials() {
             Ok(()) => {

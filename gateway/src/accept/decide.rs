@@ -107,7 +107,7 @@ impl Case<'_> {
         let (held, added) = match self.origin {
             Origin::Arrived(digests) => {
                 for (digest, date) in digests.iter().zip(&dates) {
-                    ring.push(Recent { digest: *digest, date_ms: date.ms });
+                    ring.push(Recent { digest: Some(*digest), date_ms: date.ms });
                 }
                 (None, digests.len())
             }

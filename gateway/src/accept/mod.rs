@@ -4,7 +4,11 @@
 //!
 //! All decisions are made under one lock, in order of arrival; both logs' sync threads give the
 //! verdicts. What a decision changed becomes *durable* state with its sync; when a sync fails,
-//! everything goes back to the durable state, and nodes send again.
+//! the nodes concerned go back to their durable state, and send again.
+//!
+//! Of one node something is on its way to one log only: what belongs into the other one waits
+//! until that has arrived. So whatever a crash or a failed sync takes is the end of what a node
+//! has sent, and no receipt passes a record that is in neither log.
 
 pub mod dating;
 mod decide;
@@ -17,7 +21,7 @@ mod session;
 mod waiting;
 mod window;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
@@ -93,8 +97,14 @@ struct Core {
     durable: HashMap<NodeName, Arc<Node>>,
     waiting: Index,
     waiting_durable: Index,
-    /// Held entries whose records are in the spool, while their mark in the held log is not durable.
+    /// What of a node is on its way to a log.
+    pending: HashMap<NodeName, Pending>,
+    /// Arrivals that wait until it has arrived, because they belong into the other log.
+    parked: HashMap<NodeName, VecDeque<(Arrival, Reply)>>,
+    /// Held entries whose records are on their way to the spool.
     resolving: HashSet<u64>,
+    /// Held entries whose records are in the spool, while their mark in the held log is not durable.
+    resolved: HashSet<u64>,
     /// Nodes of which something that waits is to be looked at again.
     due: BTreeMap<NodeName, Due>,
     /// The held log's index behind the newest durable mark.
@@ -108,7 +118,21 @@ struct Core {
     seen: HashMap<NodeName, Seen>,
 }
 
-/// What goes with an entry of the spool: the state it brings, and whoever waits for it.
+/// One of the two logs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Log {
+    Spool,
+    Held,
+}
+
+/// Entries of one node that are not durable yet, all of them in one log.
+#[derive(Clone, Copy, Debug)]
+struct Pending {
+    log: Log,
+    entries: usize,
+}
+
+/// What goes with an entry of a log: the state it brings, and whoever waits for it.
 struct Appending {
     /// The node's state after it.
     state: Arc<Node>,
@@ -190,22 +214,22 @@ impl Acceptor {
         let mut resolved = HashSet::new();
         // Both logs tell their failures to an acceptor that does not exist yet.
         let acceptor: Arc<std::sync::OnceLock<Weak<Self>>> = Arc::default();
-        let failed = |acceptor: &Arc<std::sync::OnceLock<Weak<Self>>>| {
-            let acceptor = Arc::clone(acceptor);
+        let failed = |log| {
+            let acceptor = Arc::clone(&acceptor);
             Box::new(move || {
                 if let Some(acceptor) = acceptor.get().and_then(Weak::upgrade) {
-                    acceptor.go_back();
+                    acceptor.go_back(log);
                 }
             })
         };
         let (spool, recovery) =
-            Spool::open(Arc::clone(&files), &folder.join("spool"), limits.spool, failed(&acceptor), &mut |replay| {
+            Spool::open(Arc::clone(&files), &folder.join("spool"), limits.spool, failed(Log::Spool), &mut |replay| {
                 recovery::replay_spool(replay, &mut nodes, &mut resolved)
             })
             .map_err(StartError::Spool)?;
         let mut waiting = Index::default();
         let (held, held_recovery) =
-            Spool::open(files, &folder.join("held"), limits.held, failed(&acceptor), &mut |replay| {
+            Spool::open(files, &folder.join("held"), limits.held, failed(Log::Held), &mut |replay| {
                 recovery::replay_held(replay, &mut nodes, &mut waiting);
             })
             .map_err(StartError::Held)?;
@@ -222,7 +246,10 @@ impl Acceptor {
             nodes,
             waiting_durable: waiting.clone(),
             waiting,
-            resolving: resolved.clone(),
+            pending: HashMap::new(),
+            parked: HashMap::new(),
+            resolving: HashSet::new(),
+            resolved: resolved.clone(),
             due: BTreeMap::new(),
             settled: 0,
             boards: Boards::default(),
@@ -248,7 +275,7 @@ impl Acceptor {
             tracing::error!("two acceptors on one log");
         }
         for index in resolved {
-            started.settle(index, true, String::new());
+            started.settle_resolved(&mut started.lock(), index);
         }
         started.resolve_all(true);
         Ok((started, recovery, held_recovery))
@@ -258,14 +285,71 @@ impl Acceptor {
         self.core.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A log's sync failed: what was decided since is forgotten, here as on the disk.
-    fn go_back(&self) {
-        let mut core = self.lock();
-        core.nodes = core.durable.clone();
-        core.waiting = core.waiting_durable.clone();
-        core.refusing = Some("a write to the durable log failed".to_owned());
+    /// A log's sync failed, and with it all that was on its way there: what was decided about it
+    /// is forgotten, here as on the disk.
+    fn go_back(&self, log: Log) {
         counter!("tianyu_spool_failures_total").increment(1);
-        tracing::error!("a write to the durable log failed; nodes will send again");
+        tracing::error!(?log, "a write to a durable log failed; nodes will send again");
+        let mut core = self.lock();
+        core.refusing = Some("a write to the durable log failed".to_owned());
+        match log {
+            Log::Spool => {
+                let undone: Vec<u64> = core.resolving.drain().collect();
+                for index in undone {
+                    core.wait_again(index);
+                }
+            }
+            Log::Held => {
+                // Those that were coming in are gone; those that a person dropped, without that
+                // having lasted, are back.
+                let Core { waiting, waiting_durable, resolving, .. } = &mut *core;
+                *waiting = waiting_durable.clone();
+                resolving.iter().for_each(|index| waiting.remove(*index));
+            }
+        }
+        let nodes: Vec<NodeName> =
+            core.pending.iter().filter(|(_, it)| it.log == log).map(|(node, _)| node.clone()).collect();
+        for node in nodes {
+            core.pending.remove(&node);
+            match core.durable.get(&node).cloned() {
+                Some(state) => drop(core.nodes.insert(node.clone(), state)),
+                None => drop(core.nodes.remove(&node)),
+            }
+            self.unpark(&mut core, &node);
+        }
+    }
+
+    /// Takes in what has waited for the other log, in order, as far as it need not wait again.
+    fn unpark(&self, core: &mut Core, node: &NodeName) {
+        while let Some(queue) = core.parked.get_mut(node) {
+            let Some((arrival, reply)) = queue.pop_front() else {
+                core.parked.remove(node);
+                return;
+            };
+            if let Some(reply) = self.take_in(core, &arrival, reply) {
+                if let Some(queue) = core.parked.get_mut(node) {
+                    queue.push_front((arrival, reply));
+                }
+                return;
+            }
+        }
+    }
+
+    /// Takes a report or session message in; gives the reply back when it must wait.
+    fn take_in(&self, core: &mut Core, arrival: &Arrival, reply: Reply) -> Option<Reply> {
+        match arrival.channel {
+            Up::Report => self.report(core, arrival, reply),
+            Up::Session => self.session(core, arrival, reply),
+            Up::Live => None,
+        }
+    }
+
+    /// Marks a held entry whose records are durable in the spool.
+    fn settle_resolved(&self, core: &mut Core, index: u64) {
+        if let Err(error) = self.settle(core, index, true, String::new()) {
+            // Found again, and settled again, at the next start: the spool knows it was resolved.
+            tracing::debug!(index, %error, "settle");
+        }
     }
 
     /// The spool, for the sinks.
@@ -371,12 +455,10 @@ impl Acceptor {
     fn append(&self, core: &mut Core, node: &NodeName, entry: &Entry, appending: Appending) -> Result<(), AppendError> {
         let state = Arc::clone(&appending.state);
         let done = self.done(node, appending, None);
-        let Core { nodes, resolving, .. } = core;
-        let mut checkpoint = || recovery::encode_checkpoint(nodes, resolving);
-        match self.spool.append_then(&entry.encode(), &mut checkpoint, done) {
+        match self.spool.append_then(&entry.encode(), &mut || recovery::encode_checkpoint(core), done) {
             Ok(_) => {
                 core.refusing = None;
-                core.nodes.insert(node.clone(), state);
+                core.under_way(node, Log::Spool, state);
                 if let Entry::Accepted(accepted) = entry {
                     core.boards.learn(accepted);
                 }
@@ -399,6 +481,8 @@ impl Acceptor {
             let Ok(index) = result else { return };
             let Appending { state, held, with_utc, reply } = appending;
             acceptor.synced(&node, &state, index, held, waits, with_utc);
+            // Whoever hears the verdict may be the one to start anew on the same log.
+            drop(acceptor);
             reply.give(Verdict::Done);
         })
     }
@@ -419,16 +503,25 @@ impl Acceptor {
                 core.waiting_durable.apply(index, entry, *bytes);
             }
             if let Some(held) = resolved {
+                core.resolving.remove(&held);
+                core.resolved.insert(held);
                 core.waiting_durable.remove(held);
+                self.settle_resolved(&mut core, held);
             }
             core.key(node)
         };
-        if let Some(held) = resolved {
-            self.settle(held, true, String::new());
+        if let Some(session) = state.session
+            && let Some(ring) = state.ring(session.ring)
+        {
+            self.send_receipt(node, &key, session.nonce, ring, with_utc);
         }
-        let Some(session) = state.session else { return };
-        let Some(ring) = state.ring(session.ring) else { return };
-        self.send_receipt(node, &key, session.nonce, ring, with_utc);
+        let mut core = self.lock();
+        if core.arrived(node) {
+            self.unpark(&mut core, node);
+            if core.due.contains_key(node) {
+                self.due.notify_one();
+            }
+        }
     }
 
     fn live(&self, arrival: &Arrival) {
@@ -468,6 +561,8 @@ impl Acceptor {
     }
 }
 
+/// Arrivals of one node that wait for a log; beyond this they are refused.
+const PARKED_MAX: usize = 64;
 /// Name of the held log's only consumer: what nobody waits for any more.
 const HELD_CONSUMER: &str = "settled";
 
@@ -479,6 +574,46 @@ impl Core {
         let key = self.credentials.key(node);
         self.keys.insert(node.clone(), key.clone());
         key
+    }
+
+    /// Whether something of this node may go to this log now.
+    fn may_go(&self, node: &NodeName, log: Log) -> bool {
+        self.pending.get(node).is_none_or(|pending| pending.log == log)
+    }
+
+    /// An entry was taken by a log: its state is in force.
+    fn under_way(&mut self, node: &NodeName, log: Log, state: Arc<Node>) {
+        self.nodes.insert(node.clone(), state);
+        self.pending.entry(node.clone()).or_insert(Pending { log, entries: 0 }).entries += 1;
+    }
+
+    /// An entry has become durable; whether nothing of its node is under way any more.
+    fn arrived(&mut self, node: &NodeName) -> bool {
+        let Some(pending) = self.pending.get_mut(node) else { return true };
+        pending.entries = pending.entries.saturating_sub(1);
+        let all = pending.entries == 0;
+        if all {
+            self.pending.remove(node);
+        }
+        all
+    }
+
+    /// What waits, as the held log's checkpoint has to say it: with what is only on its way out.
+    fn held_state(&self) -> Index {
+        let mut state = self.waiting.clone();
+        for index in &self.resolving {
+            if let Some(summary) = self.waiting_durable.get(*index) {
+                state.insert(*index, summary.clone());
+            }
+        }
+        state
+    }
+
+    /// Lets a held entry wait again whose way out has come to nothing.
+    fn wait_again(&mut self, index: u64) {
+        if let Some(summary) = self.waiting_durable.get(index).cloned() {
+            self.waiting.insert(index, summary);
+        }
     }
 
     fn refused(&mut self, node: &NodeName, error: &AppendError) {
@@ -506,17 +641,33 @@ impl Core {
 
 impl Accept for Acceptor {
     fn arrive(&self, arrival: Arrival, reply: Reply) {
-        if !self.lock().credentials.known(&arrival.node) {
+        let mut core = self.lock();
+        if !core.credentials.known(&arrival.node) {
             // Only behind a broker: the endpoint lets no such node in.
             counter!("tianyu_unknown_nodes_total").increment(1);
             return reply.give(Verdict::Done);
         }
-        match arrival.channel {
-            Up::Report => self.report(&arrival, reply),
-            Up::Session => self.session(&arrival, reply),
-            Up::Live => {
-                self.live(&arrival);
-                reply.give(Verdict::Done);
+        if arrival.channel == Up::Live {
+            drop(core);
+            self.live(&arrival);
+            return reply.give(Verdict::Done);
+        }
+        if arrival.channel == Up::Report {
+            let now_ms = self.clock.utc().ms;
+            let seen = core.seen.entry(arrival.node.clone()).or_default();
+            seen.reports += 1;
+            seen.last_report_ms = now_ms;
+        }
+        let waits = match core.parked.contains_key(&arrival.node) {
+            true => Some(reply),
+            false => self.take_in(&mut core, &arrival, reply),
+        };
+        if let Some(reply) = waits {
+            let queue = core.parked.entry(arrival.node.clone()).or_default();
+            if queue.len() < PARKED_MAX {
+                queue.push_back((arrival, reply));
+            } else {
+                counter!("tianyu_refused_total").increment(1);
             }
         }
     }

@@ -2,7 +2,6 @@
 //! the held log's.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
 
 use spool::Replay;
 use telemetry::NodeName;
@@ -10,17 +9,24 @@ use telemetry::record::Record;
 
 use super::held::{HeldEntry, Index};
 use super::window::{Code, Node};
+use super::{Core, Log};
 use crate::entry::{Content, Entry};
 
-pub(super) fn encode_checkpoint(nodes: &HashMap<NodeName, Arc<Node>>, resolving: &HashSet<u64>) -> Vec<u8> {
-    let codes: Vec<Code> = nodes
+/// The state before an entry of the spool, as the entries before it in the spool make it: what is
+/// on its way to the held log is no part of it yet.
+pub(super) fn encode_checkpoint(core: &Core) -> Vec<u8> {
+    let settled = |name: &NodeName| core.pending.get(name).is_none_or(|pending| pending.log == Log::Spool);
+    let codes: Vec<Code> = core
+        .nodes
         .iter()
+        .filter_map(|(name, node)| Some((name, if settled(name) { node } else { core.durable.get(name)? })))
         .flat_map(|(name, node)| {
             node.rings.iter().map(|ring| Code::of(name.as_str(), node, ring, usize::MAX, true, true))
         })
         .collect();
-    let resolving: Vec<u64> = resolving.iter().copied().collect();
-    minicbor::to_vec((codes, resolving)).unwrap_or_default()
+    let resolved: Vec<u64> = core.resolving.iter().chain(&core.resolved).copied().collect();
+    // A vector takes whatever is written to it.
+    minicbor::to_vec((codes, resolved)).unwrap_or_default()
 }
 
 fn apply(code: &Code, nodes: &mut HashMap<NodeName, Node>) {
@@ -81,7 +87,7 @@ pub(super) fn replay_held(replay: Replay, nodes: &mut HashMap<NodeName, Node>, w
                 if ahead {
                     apply(code, nodes);
                 } else if let Some(ring) = nodes.get_mut(&name).and_then(|n| n.ring_mut(code.ring)) {
-                    code.describe(ring);
+                    code.supply(ring);
                 }
             }
             Err(error) => tracing::error!(index, %error, "a held entry cannot be read"),

@@ -10,22 +10,26 @@ use telemetry::session::{Command, Nonce, Order, Receipt, Session};
 use telemetry::topic::Down;
 
 use super::window::{Code, Node, Ring};
-use super::{Acceptor, Appending, dating};
+use super::{Acceptor, Appending, Core, Log, dating};
 use crate::custody::{Arrival, Reply, Sent, Verdict};
 use crate::entry::Entry;
 
 impl Acceptor {
-    pub(super) fn session(&self, arrival: &Arrival, reply: Reply) {
+    /// Takes a session message in; gives the reply back when it must wait for the other log.
+    pub(super) fn session(&self, core: &mut Core, arrival: &Arrival, reply: Reply) -> Option<Reply> {
         let session = match Session::decode(&arrival.payload) {
             Ok(session) => session,
             Err(error) => {
                 counter!("tianyu_sessions_malformed_total").increment(1);
                 tracing::warn!(node = %arrival.node, %error, "session message");
-                return reply.give(Verdict::Done);
+                reply.give(Verdict::Done);
+                return None;
             }
         };
+        if !core.may_go(&arrival.node, Log::Spool) {
+            return Some(reply);
+        }
         let now = self.clock.utc();
-        let mut core = self.lock();
         let mut state = core.nodes.get(&arrival.node).map_or_else(Node::default, |n| Node::clone(n));
         let (ring, skipped, with_utc) = match &session {
             Session::Open(open) => {
@@ -50,21 +54,23 @@ impl Acceptor {
                 let known = state.ready(ready, |a| now.known_good && dating::believable(a, now.ms));
                 if !known {
                     counter!("tianyu_sessions_stale_total").increment(1);
-                    return reply.give(Verdict::Done);
+                    reply.give(Verdict::Done);
+                    return None;
                 }
                 (ready.ring, false, false)
             }
         };
-        let Some(of) = state.ring(ring) else { return };
+        let of = state.ring(ring)?;
         let code = Code::of(arrival.node.as_str(), &state, of, 0, skipped, false);
         // A vector takes whatever is written to it.
         let entry = Entry::Window(minicbor::to_vec(&code).unwrap_or_default());
         let appending = Appending { state: state.into(), held: None, with_utc, reply };
-        let result = self.append(&mut core, &arrival.node, &entry, appending);
+        let result = self.append(core, &arrival.node, &entry, appending);
         if result.is_ok() && !with_utc {
             // Its anchors may date what waited for them.
-            self.look_again(&mut core, &arrival.node);
+            self.look_again(core, &arrival.node);
         }
+        None
     }
 
     pub(super) fn send_receipt(&self, node: &NodeName, key: &Key, nonce: Nonce, ring: &Ring, with_utc: bool) {

@@ -17,7 +17,7 @@ use super::dating::{self, Before};
 use super::decide::{Case, Decision, Origin};
 use super::held::{Dates, HeldEntry, Index, Reason, Waiting};
 use super::window::{Code, Node, Recent};
-use super::{Acceptor, Appending, Core, HELD_CONSUMER};
+use super::{Acceptor, Appending, Core, HELD_CONSUMER, Log};
 use crate::custody::{Arrival, Reply, Verdict};
 use crate::entry::Entry;
 
@@ -43,6 +43,14 @@ pub(super) struct Due {
     all: bool,
 }
 
+/// What a look at a node's entries gave.
+#[derive(Clone, Copy, Debug, Default)]
+struct Looked {
+    accepted: usize,
+    /// There are more to look at now.
+    go_on: bool,
+}
+
 /// What became of an entry that was tried again.
 enum Tried {
     Accepted,
@@ -66,10 +74,14 @@ pub enum DecisionError {
     /// The log does not take it now.
     #[error("not now: {0}")]
     Refused(#[from] AppendError),
+    /// Records of the node are on their way to the disk.
+    #[error("the node is delivering just now; try again")]
+    Busy,
 }
 
 impl Acceptor {
-    /// Keeps a report, from its first new record on, until it can be decided.
+    /// Keeps a report, from its first new record on, until it can be decided; gives the reply back
+    /// when it must wait for the other log.
     pub(super) fn hold(
         &self,
         core: &mut Core,
@@ -78,7 +90,10 @@ impl Acceptor {
         holding: Holding<'_>,
         arrived_ms: i64,
         reply: Reply,
-    ) {
+    ) -> Option<Reply> {
+        if !core.may_go(&arrival.node, Log::Held) {
+            return Some(reply);
+        }
         let Holding { reason, overlap, digests, dates } = holding;
         counter!("tianyu_held_total", "reason" => format!("{reason:?}")).increment(1);
         let (held_bytes, _) = core.waiting.usage_of(arrival.node.as_str());
@@ -86,7 +101,8 @@ impl Acceptor {
             // Its own records wait on the node; nobody else notices.
             counter!("tianyu_held_over_budget_total").increment(1);
             tracing::warn!(node = %arrival.node, "too much of this node waits in the held log; see tianyu held list");
-            return reply.give(Verdict::Done);
+            reply.give(Verdict::Done);
+            return None;
         }
         let envelope = report.envelope;
         let mut state = core.nodes.get(&arrival.node).map_or_else(Node::default, |n| Node::clone(n));
@@ -96,7 +112,7 @@ impl Acceptor {
         {
             for (at, digest) in digests.iter().enumerate() {
                 let date_ms = dates.get(at).map_or(0, |(date_ms, _)| *date_ms);
-                ring.push(Recent { digest: *digest, date_ms });
+                ring.push(Recent { digest: Some(*digest), date_ms });
             }
             if let (Some((date_ms, _)), Ok(Some(last))) = (dates.last(), report.records().last().transpose()) {
                 let t_ms = last.t_ms().unwrap_or(ring.before.t_ms);
@@ -133,14 +149,14 @@ impl Acceptor {
         let appending = Appending { state: state.into(), held: None, with_utc: false, reply };
         let state = Arc::clone(&appending.state);
         let done = self.done(&arrival.node, appending, Some((entry.clone(), bytes.len() as u64)));
-        let Core { waiting, .. } = core;
-        match self.held.append_then(&bytes, &mut || waiting.encode(), done) {
+        match self.held.append_then(&bytes, &mut || core.held_state().encode(), done) {
             Ok(index) => {
                 core.waiting.apply(index, &entry, bytes.len() as u64);
-                core.nodes.insert(arrival.node.clone(), state);
+                core.under_way(&arrival.node, Log::Held, state);
             }
             Err(error) => core.refused(&arrival.node, &error),
         }
+        None
     }
 
     /// Something has changed for a node: what waits of it is looked at again, the first of it now.
@@ -180,15 +196,23 @@ impl Acceptor {
     /// were accepted.
     pub(crate) fn resolve_due(&self) -> usize {
         let mut accepted = 0;
-        loop {
-            let mut core = self.lock();
-            let Some(node) = core.due.keys().next().cloned() else { return accepted };
-            match self.look(&mut core, &node) {
-                Ok(count) => accepted += count,
-                // It stays due.
-                Err(_) => return accepted,
+        let nodes: Vec<NodeName> = self.lock().due.keys().cloned().collect();
+        for node in nodes {
+            loop {
+                // Whoever waits for the lock has it between two looks.
+                match self.look(&mut self.lock(), &node) {
+                    Ok(Looked { accepted: more, go_on }) => {
+                        accepted += more;
+                        if !go_on {
+                            break;
+                        }
+                    }
+                    // It stays due.
+                    Err(_) => return accepted,
+                }
             }
         }
+        accepted
     }
 
     /// Waits until somebody is due.
@@ -197,10 +221,14 @@ impl Acceptor {
     }
 
     /// Tries the next few entries of a node, oldest first.
-    fn look(&self, core: &mut Core, node: &NodeName) -> Result<usize, AppendError> {
-        let Some(Due { mut from, all }) = core.due.get(node).copied() else { return Ok(0) };
+    fn look(&self, core: &mut Core, node: &NodeName) -> Result<Looked, AppendError> {
+        let mut looked = Looked::default();
+        let Some(Due { mut from, all }) = core.due.get(node).copied() else { return Ok(looked) };
+        if !core.may_go(node, Log::Spool) {
+            // It stays due until what is on its way to the held log has arrived.
+            return Ok(looked);
+        }
         let placed = core.registry.knows(node.as_str());
-        let mut accepted = 0;
         for _ in 0..LOOKS_MAX {
             let next = core.waiting.of(node, from).find(|(index, it)| match it.reason {
                 Reason::Undated | Reason::BehindUndated => core.waiting.blocking(node, it.ring) == Some(*index),
@@ -210,15 +238,16 @@ impl Acceptor {
             });
             let Some((index, _)) = next else {
                 core.due.remove(node);
-                return Ok(accepted);
+                return Ok(looked);
             };
             from = index + 1;
             if matches!(self.try_again(core, node, index)?, Tried::Accepted) {
-                accepted += 1;
+                looked.accepted += 1;
             }
         }
         core.due.insert(node.clone(), Due { from, all });
-        Ok(accepted)
+        looked.go_on = true;
+        Ok(looked)
     }
 
     fn try_again(&self, core: &mut Core, node: &NodeName, index: u64) -> Result<Tried, AppendError> {
@@ -251,16 +280,11 @@ impl Acceptor {
             Decision::Accept(accepted) => accepted,
             Decision::Hold(reason, _) => return Ok(Tried::Still(reason)),
         };
+        let appending = Appending { state: next.into(), held: Some(index), with_utc: false, reply: Reply::nobody() };
+        self.append(core, node, &Entry::Accepted(accepted), appending)?;
+        // Only now: a checkpoint that the append itself writes stands before the entry.
         core.resolving.insert(index);
         core.waiting.remove(index);
-        let appending = Appending { state: next.into(), held: Some(index), with_utc: false, reply: Reply::nobody() };
-        if let Err(error) = self.append(core, node, &Entry::Accepted(accepted), appending) {
-            core.resolving.remove(&index);
-            if let Some(summary) = core.waiting_durable.get(index).cloned() {
-                core.waiting.insert(index, summary);
-            }
-            return Err(error);
-        }
         Ok(Tried::Accepted)
     }
 
@@ -291,6 +315,9 @@ impl Acceptor {
         if matches!(reason, Reason::OtherContent | Reason::Clash) {
             return Err(DecisionError::Waits(reason));
         }
+        if !core.may_go(&node, Log::Spool) {
+            return Err(DecisionError::Busy);
+        }
         match self.try_again(&mut core, &node, index)? {
             Tried::Accepted => Ok(()),
             Tried::Still(reason) => Err(DecisionError::Waits(reason)),
@@ -311,6 +338,9 @@ impl Acceptor {
         if !waiting.reason.blocks() {
             return Err(DecisionError::Waits(waiting.reason));
         }
+        if !core.may_go(&node, Log::Spool) {
+            return Err(DecisionError::Busy);
+        }
         let boot = Report::decode(&waiting.payload).map_err(|_| DecisionError::Unknown(index))?.envelope.boot;
         let drift_ppm = telemetry::limits::DRIFT_PPM_DEFAULT;
         let anchor = Anchor { boot, mono_ms: 0, utc_ms: began_ms, error_ms: within_ms, drift_ppm };
@@ -324,7 +354,7 @@ impl Acceptor {
         let code = code.ok_or(DecisionError::Unknown(index))?;
         tracing::info!(%node, index, began_ms, within_ms, by, "a person said when a boot began");
         let said = encode(&HeldEntry::Decided { index, began_ms, within_ms, by, at_ms: now.ms });
-        self.held.append_then(&said, &mut || core.waiting.encode(), Box::new(|_| {}))?;
+        self.held.append_then(&said, &mut || core.held_state().encode(), Box::new(|_| {}))?;
         let entry = Entry::Window(encode(&code));
         let appending = Appending { state: state.into(), held: None, with_utc: false, reply: Reply::nobody() };
         self.append(&mut core, &node, &entry, appending)?;
@@ -333,36 +363,32 @@ impl Acceptor {
         Ok(before - core.waiting.len())
     }
 
-    /// Drops what waits, by a person's decision. Whether it was there.
-    pub fn drop_held(&self, index: u64, by: String) -> bool {
-        let node = {
-            let mut core = self.lock();
-            let Ok(node) = named(&core.waiting, index) else { return false };
-            core.waiting.remove(index);
-            node
-        };
-        self.settle(index, false, by);
+    /// Drops what waits, by a person's decision.
+    ///
+    /// # Errors
+    /// When it is not there, or the log does not take the decision.
+    pub fn drop_held(&self, index: u64, by: String) -> Result<(), DecisionError> {
+        let mut core = self.lock();
+        let node = named(&core.waiting, index)?;
+        self.settle(&mut core, index, false, by)?;
+        core.waiting.remove(index);
         // What waited behind it may go on.
-        self.look_again(&mut self.lock(), &node);
-        true
+        self.look_again(&mut core, &node);
+        Ok(())
     }
 
     /// Marks a held entry as dealt with.
-    pub(super) fn settle(&self, index: u64, accepted: bool, by: String) {
+    pub(super) fn settle(&self, core: &mut Core, index: u64, accepted: bool, by: String) -> Result<(), AppendError> {
         let entry = HeldEntry::Settled { index, accepted, by, at_ms: self.clock.utc().ms };
         let myself = self.myself.clone();
         let done = Box::new(move |result: Result<u64, _>| {
             let (Some(acceptor), Ok(mark)) = (myself.upgrade(), result) else { return };
             let mut core = acceptor.lock();
-            core.resolving.remove(&index);
+            core.resolved.remove(&index);
             core.waiting_durable.remove(index);
             core.settled = core.settled.max(mark + 1);
         });
-        let core = self.lock();
-        if let Err(error) = self.held.append_then(&encode(&entry), &mut || core.waiting.encode(), done) {
-            // Found again, and settled again, at the next start: the spool knows it was resolved.
-            tracing::debug!(index, %error, "settle");
-        }
+        self.held.append_then(&encode(&entry), &mut || core.held_state().encode(), done).map(drop)
     }
 
     /// Lets go of what nobody needs any more in the held log.

@@ -31,14 +31,12 @@ pub(crate) struct SessionState {
 }
 
 /// What is remembered of a record just below the window.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
-#[cbor(array)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Recent {
-    /// Digest of its content: an honest duplicate has the same.
-    #[n(0)]
-    pub(crate) digest: u32,
-    /// Its date; 0 where it waits for one.
-    #[n(1)]
+    /// Digest of its content: an honest duplicate has the same. None while a log is replayed and
+    /// the other one has not told of it yet.
+    pub(crate) digest: Option<u32>,
+    /// Its date; 0 where it waits for one, or was dated before this program started.
     pub(crate) date_ms: i64,
 }
 
@@ -94,7 +92,7 @@ impl Ring {
     pub(crate) fn digest(&self, seq: u32) -> Option<u32> {
         let back = self.next.checked_sub(seq)?;
         let at = self.recent.len().checked_sub(back as usize)?;
-        self.recent.get(at).map(|it| it.digest)
+        self.recent.get(at)?.digest
     }
 
     /// Whether one of the remembered records has this date.
@@ -201,8 +199,8 @@ impl Node {
 #[cbor(array)]
 struct AnchorCode(#[n(0)] u16, #[n(1)] u64, #[n(2)] i64, #[n(3)] u32, #[n(4)] u16);
 
-/// One ring of one node as kept in entries and checkpoints. `recent` are those added since the
-/// last encoding, or all of them in a checkpoint; descriptions only in a checkpoint and where a
+/// One ring of one node as kept in entries and checkpoints. Digests are those of the records below
+/// `next` that were added since the last encoding, or all of them in a checkpoint; descriptions only in a checkpoint and where a
 /// held report brought one: else they are replayed from their own records.
 #[derive(Clone, Debug, PartialEq, Encode, Decode)]
 #[cbor(array)]
@@ -220,7 +218,7 @@ pub(crate) struct Code {
     #[n(5)]
     anchors: Vec<AnchorCode>,
     #[n(6)]
-    recent: Vec<Recent>,
+    digests: Vec<Option<u32>>,
     #[n(7)]
     skipped: bool,
     #[n(8)]
@@ -253,7 +251,7 @@ impl Code {
                 .iter()
                 .map(|a| AnchorCode(a.boot, a.mono_ms, a.utc_ms, a.error_ms, a.drift_ppm))
                 .collect(),
-            recent: ring.recent.iter().copied().skip(ring.recent.len().saturating_sub(added)).collect(),
+            digests: ring.recent.iter().skip(ring.recent.len().saturating_sub(added)).map(|it| it.digest).collect(),
             skipped,
             descriptions,
             lost: ring.lost,
@@ -277,9 +275,13 @@ impl Code {
         let Some(ring) = node.ring_mut(self.ring) else { return };
         if self.skipped {
             ring.recent.clear();
+        } else {
+            // The other log has those in between, and tells of them in its turn.
+            let between = self.first().saturating_sub(ring.next).min(UNRECEIPTED_RECORDS_MAX);
+            (0..between).for_each(|_| ring.push(Recent { digest: None, date_ms: 0 }));
         }
-        for recent in &self.recent {
-            ring.push(*recent);
+        for digest in &self.digests {
+            ring.push(Recent { digest: *digest, date_ms: 0 });
         }
         (ring.next, ring.lost) = (self.next, self.lost);
         ring.before = self.before();
@@ -291,8 +293,25 @@ impl Code {
         self.describe(ring);
     }
 
+    /// Seq of the first record whose digest is in it.
+    fn first(&self) -> u32 {
+        self.next.saturating_sub(self.digests.len() as u32)
+    }
+
+    /// Tells a ring that has gone on from here what it does not know: digests and descriptions.
+    pub(crate) fn supply(&self, ring: &mut Ring) {
+        for (seq, digest) in (self.first()..).zip(&self.digests) {
+            let back = ring.next.checked_sub(seq).map(|back| back as usize);
+            let at = back.and_then(|back| ring.recent.len().checked_sub(back));
+            if let Some(recent) = at.and_then(|at| ring.recent.get_mut(at)) {
+                recent.digest = recent.digest.or(*digest);
+            }
+        }
+        self.describe(ring);
+    }
+
     /// Tells a ring the descriptions that are in it.
-    pub(crate) fn describe(&self, ring: &mut Ring) {
+    fn describe(&self, ring: &mut Ring) {
         for bytes in &self.descriptions {
             if let Ok((_, Record::Description(description))) = Record::decode(bytes) {
                 ring.describe(description);
@@ -317,7 +336,7 @@ mod tests {
         assert_eq!(ring.position(101, 5), Position::Ahead);
         assert_eq!(ring.position(100, 5), Position::New { overlap: 0 });
         for digest in 0..10 {
-            ring.push(Recent { digest, date_ms: 1000 + i64::from(digest) });
+            ring.push(Recent { digest: Some(digest), date_ms: 1000 + i64::from(digest) });
         }
         ring.before.date_ms = 1009;
         assert!(ring.is_taken(1003) && !ring.is_taken(999) && !ring.is_taken(1010));
@@ -342,10 +361,34 @@ mod tests {
     fn a_new_ring_is_a_new_window_and_the_old_one_is_remembered() {
         let mut node = Node::default();
         node.open(&open(9, 0, 10));
-        node.ring_mut(9).unwrap().push(Recent { digest: 7, date_ms: 1 });
+        node.ring_mut(9).unwrap().push(Recent { digest: Some(7), date_ms: 1 });
         assert!(node.open(&open(10, 0, 1)).new_ring);
         assert!(!node.open(&open(9, 0, 10)).new_ring);
         assert_eq!(node.ring(9).unwrap().next, 1);
+    }
+
+    #[test]
+    fn what_the_other_log_has_leaves_no_digest_in_the_wrong_place() {
+        let mut node = Node::default();
+        node.open(&open(9, 0, 10));
+        let mut codes = Vec::new();
+        for digest in 0..6 {
+            let ring = node.ring_mut(9).unwrap();
+            ring.push(Recent { digest: Some(digest), date_ms: 0 });
+            codes.push(Code::of("a", &node, node.ring(9).unwrap(), 1, false, false));
+        }
+        // Records 2 and 3 are in the other log, which is read afterwards.
+        let mut replayed = Node::default();
+        replayed.open(&open(9, 0, 10));
+        for at in [0, 1, 4, 5] {
+            codes[at].apply(&mut replayed);
+        }
+        let digests = |node: &Node| (0..6).map(|seq| node.ring(9).unwrap().digest(seq)).collect::<Vec<_>>();
+        assert_eq!(digests(&replayed), [Some(0), Some(1), None, None, Some(4), Some(5)]);
+        for at in [2, 3] {
+            codes[at].supply(replayed.ring_mut(9).unwrap());
+        }
+        assert_eq!(digests(&replayed), digests(&node));
     }
 
     #[test]
@@ -359,7 +402,7 @@ mod tests {
         Code::of("a", &node, node.ring(9).unwrap(), 0, true, false).apply(&mut followed);
         for digest in 0..300 {
             let ring = node.ring_mut(9).unwrap();
-            ring.push(Recent { digest, date_ms: i64::from(digest) });
+            ring.push(Recent { digest: Some(digest), date_ms: 0 });
             ring.before = Before { date_ms: 1, boot: 1, t_ms: 2 };
             Code::of("a", &node, node.ring(9).unwrap(), 1, false, false).apply(&mut followed);
         }
