@@ -903,7 +903,8 @@ fn a_duplicate_is_known_after_a_restart_although_its_neighbours_are_in_the_other
 fn what_is_on_its_way_out_of_the_held_log_is_in_one_of_the_two_whatever_operation_was_the_last() {
     let nowhere = SITES.replace("pond-7", "pond-9");
     let run = |memory: &Memory, folder: &Path| {
-        let mut node = Node::new(folder, "pond-7", 20);
+        // So many that the spool begins a new segment on the way.
+        let mut node = Node::new(folder, "pond-7", 50);
         if let Some(gateway) = open(memory, folder, &nowhere) {
             node.deliver_all(&gateway);
             let placed = registry(folder, SITES);
