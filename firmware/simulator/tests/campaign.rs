@@ -84,6 +84,14 @@ fn config(period_s: u16) -> Config {
         off(VENT, Condition::Above { channel: WIND as u8, level: 10.0, release: 8.0 }, 120),
         off(HEATER, Condition::On { actuator: FAN as u8 }, 0),
         off(CO2, Condition::On { actuator: VENT as u8 }, 0),
+        // Sprinkled in great heat, and even so not without a rest.
+        Interlock {
+            actuator: IRRIGATION as u8,
+            on: true,
+            when: Condition::Above { channel: AIR as u8, level: 30.0, release: 29.0 },
+            unknown: false,
+            hold_s: 0,
+        },
     ]);
     config
 }
@@ -522,6 +530,7 @@ fn whatever_happens_aerators_run_when_they_must_and_nothing_runs_that_must_not()
         "RemoteEnded false",
         "Manual true",
         "Manual false",
+        "Interlock true",
         "Interlock false",
         "RunEnded false",
         "Unproven false",

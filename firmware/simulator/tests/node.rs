@@ -368,6 +368,9 @@ fn an_off_order_ends_where_low_oxygen_begins() {
     run.oxygen(Ok(3.9));
     run.pass(15);
     assert!(run.node.is_on(0));
+    run.oxygen(Ok(4.6));
+    run.pass(1_000);
+    assert!(run.node.is_on(0), "and does not come back when oxygen does");
 }
 
 #[test]
