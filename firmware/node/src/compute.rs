@@ -4,7 +4,7 @@
 //!
 //! When a formula is applied, and to which channels, is the config's business.
 
-use libm::{exp, log, log10, pow, sqrt};
+use libm::{exp, log, pow, sqrt};
 
 /// One standard atmosphere, hPa.
 pub const ATMOSPHERE_HPA: f64 = 1013.25;
@@ -49,34 +49,46 @@ fn fraction(pka: f64, ph: f64) -> f64 {
     1.0 / (pow(10.0, pka - ph) + 1.0)
 }
 
+/// The sum of each row of coefficients times `by`, times the row's `power`. Tables cost a small
+/// processor without doubles far less than the formula written out.
+fn tabulated(table: &[[f64; 4]; 5], by: [f64; 4], powers: [f64; 5]) -> f64 {
+    let row = |row: &[f64; 4]| row.iter().zip(by).fold(0.0, |sum, (c, x)| sum + c * x);
+    table.iter().zip(powers).fold(0.0, |sum, (c, power)| sum + row(c) * power)
+}
+
 /// pKa of ammonium in sea water on the total scale (Clegg and Whitfield 1995, equation 18:
 /// −2…40 °C, `psu` 0–40).
 pub fn ammonium_pka_total(celsius: f64, psu: f64) -> f64 {
+    // Of 1, √T, T and 1/T; rows of S^0.25, S^0.5, S^1.5, S^2 and S^2.5.
+    const TABLE: [[f64; 4]; 5] = [
+        [0.042_033_62, 0.0, 0.0, -11.247_42],
+        [-13.6416, 1.176_949, -0.028_607_85, 545.4834],
+        [-0.146_250_7, 0.009_022_646_8, -0.000_147_136_1, 10.5425],
+        [0.004_669_309, -0.000_169_174_2, 0.0, -0.567_793_4],
+        [-2.354_039e-5, 0.0, 0.0, 0.009_698_623],
+    ];
     let t = celsius + KELVIN;
-    let (root_t, root_s) = (sqrt(t), sqrt(psu));
-    let s_1_5 = psu * root_s;
-    9.244_605 - 2729.33 * (1.0 / 298.15 - 1.0 / t)
-        + (0.042_033_62 - 11.247_42 / t) * sqrt(root_s)
-        + (-13.6416 + 1.176_949 * root_t - 0.028_607_85 * t + 545.4834 / t) * root_s
-        + (-0.146_250_7 + 0.009_022_646_8 * root_t - 0.000_147_136_1 * t + 10.5425 / t) * s_1_5
-        + (0.004_669_309 - 0.000_169_174_2 * root_t - 0.567_793_4 / t) * psu * psu
-        + (-2.354_039e-5 + 0.009_698_623 / t) * psu * s_1_5
+    let root = sqrt(psu);
+    let powers = [sqrt(root), root, psu * root, psu * psu, psu * psu * root];
+    9.244_605 - 2729.33 * (1.0 / 298.15 - 1.0 / t) + tabulated(&TABLE, [1.0, sqrt(t), t, 1.0 / t], powers)
 }
 
 /// How many times more acid a sea water is on the total scale than on the free one: what sulfate
 /// binds (Dickson 1990; sulfate by Morris and Riley 1966).
 fn total_to_free(celsius: f64, psu: f64) -> f64 {
+    // Of 1, 1/T and ln T; rows of the ionic strength I^0, I^0.5, I, I^1.5 and I^2.
+    const TABLE: [[f64; 4]; 5] = [
+        [141.328, -4276.1, -23.093, 0.0],
+        [324.57, -13856.0, -47.986, 0.0],
+        [-771.54, 35474.0, 114.723, 0.0],
+        [0.0, -2698.0, 0.0, 0.0],
+        [0.0, 1776.0, 0.0, 0.0],
+    ];
     let t = celsius + KELVIN;
-    let ln_t = log(t);
     let i = 19.924 * psu / (1000.0 - 1.005 * psu);
-    let root_i = sqrt(i);
-    let ln_ks = -4276.1 / t + 141.328 - 23.093 * ln_t
-        + (-13856.0 / t + 324.57 - 47.986 * ln_t) * root_i
-        + (35474.0 / t - 771.54 + 114.723 * ln_t) * i
-        - 2698.0 / t * i * root_i
-        + 1776.0 / t * i * i
-        + log(1.0 - 0.001_005 * psu);
-    1.0 + 0.14 / 96.062 * psu / 1.806_55 / exp(ln_ks)
+    let root = sqrt(i);
+    let ln_ks = tabulated(&TABLE, [1.0, 1.0 / t, log(t), 0.0], [1.0, root, i, i * root, i * i]);
+    1.0 + 0.14 / 96.062 * psu / 1.806_55 / (exp(ln_ks) * (1.0 - 0.001_005 * psu))
 }
 
 /// The part of total ammonia that is un-ionised in sea water, 0–1, for a pH on the total scale.
@@ -86,7 +98,8 @@ pub fn unionized_fraction_total(ph: f64, celsius: f64, psu: f64) -> f64 {
 
 /// The same for a pH on the free scale, which a probe calibrated in NBS buffers is nearer to.
 pub fn unionized_fraction_free(ph: f64, celsius: f64, psu: f64) -> f64 {
-    fraction(ammonium_pka_total(celsius, psu) + log10(total_to_free(celsius, psu)), ph)
+    // log₁₀ of the scales' ratio: `log` is there already, `log10` is not.
+    fraction(ammonium_pka_total(celsius, psu) + log(total_to_free(celsius, psu)) / core::f64::consts::LN_10, ph)
 }
 
 /// Practical salinity of a conductivity ratio (PSS-78, UNESCO technical paper 44) at `celsius` on

@@ -244,8 +244,18 @@ impl Control {
             proof: Proof::default(),
             rise: None,
         };
-        let states = (0u8..).zip(&config.actuators).map(|(index, actuator)| state(index, actuator)).collect();
-        let locks = config.interlocks.iter().map(|_| Lock::new()).collect();
+        let (mut states, mut locks) = (Vec::new(), Vec::new());
+        for (index, actuator) in (0u8..).zip(&config.actuators) {
+            // A config has no more than there is room for.
+            if states.push(state(index, actuator)).is_err() {
+                break;
+            }
+        }
+        for _ in &config.interlocks {
+            if locks.push(Lock::new()).is_err() {
+                break;
+            }
+        }
         Self { states, locks, night: None, next_start_ms: now_ms, random: Random::new(seed) }
     }
 
@@ -441,26 +451,35 @@ impl Control {
 
     /// When [`Control::decide`] has to be asked again at the latest, ms since boot.
     pub fn wake_ms(&self, config: &Config, now_ms: u64) -> Option<u64> {
-        let states = config.actuators.iter().zip(&self.states).flat_map(|(actuator, state)| {
-            let after = |seconds: u16| Some(state.since_ms + 1_000 * u64::from(seconds));
+        let mut first = u64::MAX;
+        let mut at = |time_ms: u64| {
+            if time_ms > now_ms {
+                first = first.min(time_ms);
+            }
+        };
+        at(self.next_start_ms);
+        for (actuator, state) in config.actuators.iter().zip(&self.states) {
             let pauses = actuator.rule.pauses();
-            [
-                state.remote.map(|(_, until)| until),
-                actuator.rule.channel().map(|_| state.trusted_ms + actuator.blind_after_ms()),
-                after(if state.on { pauses.on_s } else { actuator.least_off_s() }),
-                after(actuator.run_s),
-                actuator.proof.and_then(|proof| after(proof.within_s)),
-                state.rise.map(|(_, since_ms)| since_ms + RISE_MS),
-            ]
-        });
-        let locks = self.locks.iter().flat_map(Lock::wakes_ms);
-        let holds = config.interlocks.iter().filter_map(|interlock| {
-            let (Condition::On { actuator } | Condition::Off { actuator }) = interlock.when else { return None };
-            let state = self.states.get(usize::from(actuator))?;
-            Some(state.since_ms + u64::from(interlock.hold_s) * 1_000)
-        });
-        let times = states.chain(locks).flatten().chain(holds).chain([self.next_start_ms]);
-        times.filter(|time| *time > now_ms).min()
+            let pause_s = if state.on { pauses.on_s } else { actuator.least_off_s() };
+            for seconds in [pause_s, actuator.run_s, actuator.proof.map_or(0, |proof| proof.within_s)] {
+                at(state.since_ms + 1_000 * u64::from(seconds));
+            }
+            if actuator.rule.channel().is_some() {
+                at(state.trusted_ms + actuator.blind_after_ms());
+            }
+            at(state.remote.map_or(0, |(_, until_ms)| until_ms));
+            at(state.rise.map_or(0, |(_, since_ms)| since_ms + RISE_MS));
+        }
+        for (interlock, lock) in config.interlocks.iter().zip(&self.locks) {
+            at(lock.until_ms);
+            at(lock.trusted_ms.map_or(0, |trusted_ms| trusted_ms + STALE_MS));
+            if let Condition::On { actuator } | Condition::Off { actuator } = interlock.when
+                && let Some(state) = self.states.get(usize::from(actuator))
+            {
+                at(state.since_ms + u64::from(interlock.hold_s) * 1_000);
+            }
+        }
+        Some(first).filter(|first| *first < u64::MAX)
     }
 }
 

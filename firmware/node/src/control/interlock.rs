@@ -91,9 +91,9 @@ impl Condition {
 pub(super) struct Lock {
     holds: bool,
     /// It goes on holding until then.
-    until_ms: u64,
+    pub(super) until_ms: u64,
     /// `None` until the channel has been read once.
-    trusted_ms: Option<u64>,
+    pub(super) trusted_ms: Option<u64>,
     missed: u8,
 }
 
@@ -138,11 +138,6 @@ impl Lock {
     /// Whether the condition counts as holding.
     pub(super) fn holds(&self, of: &Interlock, now_ms: u64) -> bool {
         if self.is_blind(now_ms) { of.unknown || now_ms < self.until_ms } else { self.holds }
-    }
-
-    /// When time alone changes it.
-    pub(super) fn wakes_ms(&self) -> [Option<u64>; 2] {
-        [self.trusted_ms.map(|trusted_ms| trusted_ms + STALE_MS), Some(self.until_ms)]
     }
 }
 
