@@ -1,13 +1,15 @@
 //! Four places around Fuzhou, each with a node: a pond with an aerator, a cage near the shore, a
 //! platform in deep water, a greenhouse. One probe fouls, one dies.
 
-use node::config::{Actuator, Calibration, Channel, Config, ConfigError, Formula, Probe, Source};
-use node::control::{Pauses, Rule};
+use node::config::{Actuator, Calibration, Channel, Config, ConfigError, Drive, Formula, Probe, Proof, Source};
+use node::control::{Condition, Interlock, Pauses, Rule};
+use node::sun::Place;
 use node::{Identity, config};
 use sensors::profile::ProfileError;
 use sensors::profile::compile::{CompileError, Compiled, built_in};
 use telemetry::mac::Key;
 use telemetry::name::InvalidNodeName;
+use telemetry::record::ActuatorDescription as Kind;
 use telemetry::{NodeName, Property};
 
 use crate::host::{Direct, Flash, Parts};
@@ -169,22 +171,36 @@ impl Builder {
     }
 }
 
-/// The pond of Fuqing: two oxygen probes, pH and an aerator. The deeper probe fouls.
+/// Where they stand, near enough for the sun.
+const FUZHOU: Place = Place { latitude: 26.0, longitude: 119.3, utc_offset_min: 480 };
+
+/// The pond of Fuqing: two oxygen probes, pH, an aerator that proves its current, a second one that
+/// stands in for it, mains and a siren. The deeper probe fouls.
 ///
 /// # Errors
 /// Never, unless a built-in profile changes.
 pub fn pond(keys: Keys<'_>, seed: u64, flash: Flash) -> Result<Parts, SiteError> {
-    use Property::{DissolvedOxygen, Level, OxygenSaturation, Ph, WaterTemperature};
+    use Property::{DissolvedOxygen, Level, Mains, MotorCurrent, OxygenSaturation, Ph, WaterTemperature};
     let mut node = Builder::new(NODES[0], keys, PERIOD_S, seed)?;
     node.probe(0, 1, "renke-rs-ldo-n01", 0.3, &[DissolvedOxygen, OxygenSaturation, WaterTemperature])?;
     let lower = node.probe(0, 2, "renke-rs-ldo-n01", 1.2, &[DissolvedOxygen, WaterTemperature])?;
     node.fault(lower, Fault::Fouling { share_per_day: 0.05 });
-    node.direct(Ph, 0.5)?;
-    node.direct(Level, 0.0)?;
+    for property in [Ph, Level, MotorCurrent, Mains] {
+        node.direct(property, 0.5)?;
+    }
+    let config = node.config_mut();
+    config.place = Some(FUZHOU);
     let pauses = Pauses { on_s: 120, off_s: 60 };
     // The profile gives saturation first, so oxygen is channel 1.
-    let rule = Rule::Aerator { channel: 1, on_below: 4.0, off_above: 5.5, critical: 2.0, pauses };
-    node.config_mut().actuators.push(Actuator::new(1, rule)).map_err(|_| SiteError::Full)?;
+    let rule = |on_below, off_above| Rule::Aerator { channel: 1, on_below, off_above, critical: 2.0, pauses };
+    let proof = Proof { channel: 7, at_least: 1.0, within_s: 10, backup: Some(1) };
+    let first = Actuator::new(Kind::AERATOR, rule(4.0, 5.5));
+    let actuators = [
+        Actuator { proof: Some(proof), drive: Drive::RelaysWatchdog, ..first },
+        Actuator::new(Kind::AERATOR, rule(3.0, 4.5)),
+        Actuator::new(Kind::SIREN, Rule::Siren),
+    ];
+    config.actuators.extend(actuators);
     node.build(Box::new(Pond::new(seed)), flash)
 }
 
@@ -235,7 +251,8 @@ pub fn deep_sea_platform(keys: Keys<'_>, seed: u64, flash: Flash) -> Result<Part
     node.build(Box::new(Cage::deep_sea(seed)), flash)
 }
 
-/// The greenhouse of Minhou: a louver box, a soil probe, and a fan that follows the air's °C.
+/// The greenhouse of Minhou: a louver box, a soil probe, wind and rain; a roof vent that they close,
+/// a fan, and a heater that yields to it.
 ///
 /// # Errors
 /// Never, unless a built-in profile changes.
@@ -249,9 +266,25 @@ pub fn greenhouse(keys: Keys<'_>, seed: u64, flash: Flash) -> Result<Parts, Site
     // The profile gives humidity first.
     node.computed(Formula::VapourPressureDeficit, &[1, 0])?;
     node.computed(Formula::DewPoint, &[1, 0])?;
+    let wind = node.config_mut().channels.len() as u8;
+    node.direct(P::WindSpeed, 0.0)?;
+    node.direct(P::Rain, 0.0)?;
+    let config = node.config_mut();
     let pauses = Pauses { on_s: 60, off_s: 60 };
-    let rule = Rule::Band { channel: 1, low: 26.0, high: 30.0, raises: false, safe: true, pauses };
-    node.config_mut().actuators.push(Actuator::new(3, rule)).map_err(|_| SiteError::Full)?;
+    let band =
+        |kind, low, high, raises, safe| Actuator::new(kind, Rule::Band { channel: 1, low, high, raises, safe, pauses });
+    config.actuators.extend([
+        band(Kind::VENT, 24.0, 27.0, false, true),
+        band(Kind::FAN, 26.0, 30.0, false, true),
+        band(Kind::HEATER, 15.0, 18.0, true, false),
+    ]);
+    let off = |actuator, when, hold_s| Interlock { actuator, on: false, when, unknown: true, hold_s };
+    config.interlocks.extend([
+        // Domain page §4: wind above 10 m/s, or rain.
+        off(0, Condition::Above { channel: wind, level: 10.0, release: 8.0 }, 300),
+        off(0, Condition::Above { channel: wind + 1, level: 0.0, release: 0.0 }, 300),
+        off(2, Condition::On { actuator: 1 }, 0),
+    ]);
     node.build(Box::new(Greenhouse::new(seed)), flash)
 }
 

@@ -86,21 +86,21 @@ fn steps(utc_ms: i64, dt_s: f64, mut step: impl FnMut(f64, f64)) {
     }
 }
 
-/// A shrimp or fish pond of 1.5 m with an aerator (actuator 0).
+/// A shrimp or fish pond of 1.5 m with two aerators (actuators 0 and 1) on the mains.
 #[derive(Clone, Debug)]
 pub struct Pond {
     temperature: f64,
     oxygen: f64,
     ph: f64,
     cloud: f64,
-    aerating: bool,
+    aerating: [bool; 2],
     chance: Chance,
 }
 
 impl Pond {
     /// As at some morning.
     pub fn new(seed: u64) -> Self {
-        Self { temperature: 28.5, oxygen: 5.0, ph: 8.0, cloud: 0.8, aerating: false, chance: Chance::new(seed) }
+        Self { temperature: 28.5, oxygen: 5.0, ph: 8.0, cloud: 0.8, aerating: [false; 2], chance: Chance::new(seed) }
     }
 }
 
@@ -118,8 +118,8 @@ impl World for Pond {
             let photosynthesis = 1.7 * light;
             let fed = [7.0, 17.0].into_iter().any(|at| (at..at + 2.0).contains(&hour));
             let respiration = 0.32 * 2f64.powf((self.temperature - 20.0) / 10.0) + if fed { 0.15 } else { 0.0 };
-            // Through the surface, and by the aerator's wheel.
-            let exchange = 0.04 + if self.aerating { 0.5 } else { 0.0 };
+            // Through the surface, and by each aerator's wheel.
+            let exchange = 0.04 + 0.5 * self.aerating.iter().filter(|on| **on).count() as f64;
             let saturation = oxygen_saturation_mg_l(self.temperature, 5.0);
             let change = photosynthesis - respiration + exchange * (saturation - self.oxygen);
             self.oxygen = (self.oxygen + dt_h * change).clamp(0.0, 25.0);
@@ -140,13 +140,17 @@ impl World for Pond {
             Property::Ph => self.ph,
             Property::Salinity => 5.0,
             Property::Level => 1.5,
+            // Of the first aerator: 1.5 kW on three phases.
+            Property::MotorCurrent if self.aerating[0] => 3.4,
+            Property::MotorCurrent => 0.0,
+            Property::Mains => 1.0,
             _ => return None,
         })
     }
 
     fn switch(&mut self, actuator: u8, on: bool) {
-        if actuator == 0 {
-            self.aerating = on;
+        if let Some(aerating) = self.aerating.get_mut(usize::from(actuator)) {
+            *aerating = on;
         }
     }
 }
@@ -245,7 +249,8 @@ impl World for Cage {
     fn switch(&mut self, _actuator: u8, _on: bool) {}
 }
 
-/// A plastic greenhouse with a fan (actuator 0) and a crop in soil.
+/// A plastic greenhouse with a roof vent (actuator 0), a fan (1), a heater (2) and a crop in soil;
+/// wind and rain outside.
 #[derive(Clone, Debug)]
 pub struct Greenhouse {
     air: f64,
@@ -255,7 +260,8 @@ pub struct Greenhouse {
     soil_temperature: f64,
     soil_moisture: f64,
     cloud: f64,
-    venting: bool,
+    wind: f64,
+    switched: [bool; 3],
     chance: Chance,
 }
 
@@ -269,8 +275,9 @@ impl Greenhouse {
     pub fn new(seed: u64) -> Self {
         let vapour_kpa = 0.8 * saturated_kpa(22.0);
         let (co2, soil_temperature, soil_moisture) = (600.0, 22.0, 32.0);
-        let (cloud, venting, chance) = (0.8, false, Chance::new(seed));
-        Self { air: 22.0, vapour_kpa, co2, light: 0.0, soil_temperature, soil_moisture, cloud, venting, chance }
+        let (cloud, wind, switched, chance) = (0.8, 3.0, [false; 3], Chance::new(seed));
+        let (air, light) = (22.0, 0.0);
+        Self { air, vapour_kpa, co2, light, soil_temperature, soil_moisture, cloud, wind, switched, chance }
     }
 }
 
@@ -279,13 +286,19 @@ impl World for Greenhouse {
         steps(utc_ms, dt_s, |hour, dt_s| {
             let dt_h = dt_s / 3_600.0;
             self.cloud = (self.cloud + 0.2 * dt_h.sqrt() * self.chance.bell()).clamp(0.3, 1.0);
+            self.wind += dt_h * (3.0 - self.wind) / 4.0 + dt_h.sqrt() * self.chance.bell();
+            self.wind = self.wind.clamp(0.0, 20.0);
             self.light = sun(hour) * self.cloud;
+            let [vent, fan, heater] = self.switched;
             let outside = 21.0 + 4.0 * (TAU * (hour - 9.0) / 24.0).sin();
             let (outside_kpa, outside_co2) = (0.7 * saturated_kpa(outside), 420.0);
-            // Air changes an hour: leaks, and the fan. At most one share of it a step.
-            let changed = (dt_h * if self.venting { 20.0 } else { 1.5 }).min(1.0);
+            // Air changes an hour: leaks, the open vent, the fan. At most one share of it a step.
+            let changes = 1.5 + if vent { 8.0 } else { 0.0 } + if fan { 18.5 } else { 0.0 };
+            let changed = (dt_h * changes).min(1.0);
             let near = |inside: f64, outside: f64| changed * (outside - inside);
-            self.air += near(self.air, outside) + dt_h * (16.0 * self.light + (self.soil_temperature - self.air));
+            let heat = if heater { 8.0 } else { 0.0 };
+            self.air +=
+                near(self.air, outside) + dt_h * (16.0 * self.light + heat + (self.soil_temperature - self.air));
             // The crop: transpires and takes CO2 by day, gives some by night.
             self.vapour_kpa += near(self.vapour_kpa, outside_kpa) + dt_h * (0.2 + 2.0 * self.light);
             self.vapour_kpa = self.vapour_kpa.clamp(0.2, saturated_kpa(self.air));
@@ -311,6 +324,15 @@ impl World for Greenhouse {
             Property::Par => 80_000.0 * self.light / 54.0,
             Property::SoundLevel => 45.0,
             Property::AirPressure => 1_012.0,
+            Property::WindSpeed => self.wind,
+            // Showers come under the darkest clouds.
+            Property::Rain => {
+                if self.cloud < 0.32 {
+                    0.2
+                } else {
+                    0.0
+                }
+            }
             Property::SoilTemperature => self.soil_temperature,
             Property::SoilMoisture => self.soil_moisture,
             Property::SoilConductivity => 400.0 + 20.0 * self.soil_moisture,
@@ -320,8 +342,8 @@ impl World for Greenhouse {
     }
 
     fn switch(&mut self, actuator: u8, on: bool) {
-        if actuator == 0 {
-            self.venting = on;
+        if let Some(switched) = self.switched.get_mut(usize::from(actuator)) {
+            *switched = on;
         }
     }
 }
@@ -402,7 +424,7 @@ mod tests {
     #[test]
     fn the_fan_cools_the_greenhouse_at_noon() {
         let (mut shut, mut open) = (Greenhouse::new(1), Greenhouse::new(1));
-        open.switch(0, true);
+        open.switch(1, true);
         for world in [&mut shut, &mut open] {
             world.step(MIDNIGHT_MS + 12 * 3_600_000, 6.0 * 3_600.0);
         }

@@ -70,6 +70,27 @@ fn a_probe_that_dies_is_missing_and_its_neighbour_is_not() {
 }
 
 #[test]
+fn the_pond_lives_through_a_night_by_its_aerators_and_the_greenhouse_keeps_its_temperature() {
+    let [pond, _, _, mut greenhouse]: [Host; 4] = hosts(2).try_into().map_err(|_| "four").unwrap();
+    let mut pond = pond;
+    let (mut aerated, mut lowest, mut coldest, mut hottest) = (0, i32::MAX, i32::MAX, 0);
+    for minute in 5..1_440 {
+        pond.run(minute * 60_000_000);
+        greenhouse.run(minute * 60_000_000);
+        let node = pond.node().unwrap();
+        aerated += u32::from(node.is_on(0));
+        lowest = lowest.min(node.round().readings[1].value);
+        assert_eq!(node.alarms() & node::Alarm::NotRunning.bit(), 0, "its motor draws current");
+        let celsius = greenhouse.node().unwrap().round().readings[1].value;
+        (coldest, hottest) = (coldest.min(celsius), hottest.max(celsius));
+        assert!(!(greenhouse.node().unwrap().is_on(1) && greenhouse.node().unwrap().is_on(2)), "fan and heater");
+    }
+    assert!((30..1_000).contains(&aerated), "aerated for {aerated} of 1440 minutes");
+    assert!(lowest > 300, "{lowest} hundredths of mg/L");
+    assert!(coldest > 1_400 && hottest < 3_600, "{coldest} to {hottest} hundredths of a degree");
+}
+
+#[test]
 fn a_power_cut_ends_the_boot_and_the_ring_goes_on() {
     let mut host = hosts(1).remove(0);
     host.run(300_000_000);
