@@ -46,6 +46,9 @@ pub const STAGGER_MS: u64 = 5_000;
 const RISE_MS: u64 = 20 * 60_000;
 /// The least that counts as risen, mg/L: above the noise of a probe.
 const RISE_MG_L: f32 = 0.1;
+/// How far above its critical level oxygen has to be for the alarm to end, mg/L: a siren must not
+/// stutter with the noise of a probe.
+const CRITICAL_RELEASE_MG_L: f32 = 0.2;
 /// What a night floor adds to the level of switching off while the time of day is unknown, mg/L.
 const NIGHT_MARGIN_MG_L: f32 = 1.0;
 /// Passes of one decision: each actuator may change, and another yield to it.
@@ -197,6 +200,8 @@ struct State {
     manual: Option<bool>,
     trusted_ms: u64,
     value: Option<f32>,
+    /// Oxygen is critical, for the alarm.
+    critical: bool,
     remote: Option<(bool, u64)>,
     /// Critical alarms that were raised when an order silenced this siren.
     silenced: u32,
@@ -239,6 +244,7 @@ impl Control {
             manual: None,
             trusted_ms: now_ms,
             value: None,
+            critical: false,
             remote: None,
             silenced: 0,
             proof: Proof::default(),
@@ -279,10 +285,7 @@ impl Control {
             let Some(actuator) = config.actuators.get(usize::from(n)) else { return false };
             let aerator = actuator.kind == ActuatorDescription::AERATOR;
             match alarm {
-                Alarm::OxygenCritical => match actuator.rule {
-                    Rule::Aerator { critical, .. } => state.value.is_some_and(|value| value < critical),
-                    _ => false,
-                },
+                Alarm::OxygenCritical => state.critical,
                 Alarm::ControlBlind => {
                     let rule = actuator.rule.channel().is_some()
                         && state.blind.is_some_and(|cause| cause != Cause::Calibrating);
@@ -557,7 +560,11 @@ impl State {
                 }
             }
         }
-        self.observe_rise(actuator, now_ms);
+        if let Rule::Aerator { off_above, critical, .. } = actuator.rule {
+            let release = critical + if self.critical { CRITICAL_RELEASE_MG_L } else { 0.0 };
+            self.critical = self.value.is_some_and(|value| value < release);
+            self.observe_rise(off_above, now_ms);
+        }
     }
 
     /// Takes the safe state, or stays in it for the cause it had.
@@ -573,13 +580,13 @@ impl State {
     fn calibrates(&mut self, now_ms: u64) {
         self.blind = Some(Cause::Calibrating);
         self.value = None;
+        self.critical = false;
         (self.good, self.missed) = (0, 0);
         self.trusted_ms = now_ms;
     }
 
     /// Whether oxygen rises while the aerator runs and it should.
-    fn observe_rise(&mut self, actuator: &Actuator, now_ms: u64) {
-        let Rule::Aerator { off_above, .. } = actuator.rule else { return };
+    fn observe_rise(&mut self, off_above: f32, now_ms: u64) {
         let knows = self.on && self.blind.is_none_or(|cause| cause == Cause::Restart);
         self.rise = match (self.value.filter(|_| knows), self.rise) {
             (Some(value), _) if value >= off_above => None,

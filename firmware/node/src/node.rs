@@ -357,7 +357,7 @@ impl<F: NorFlash> Node<F> {
     pub fn poll(&mut self, now_us: u64, io: &mut impl Io) -> u64 {
         let now_ms = now_us / 1_000;
         let mut wake_us = u64::MAX;
-        // Outputs first: whatever else happens, a restarted node's aerators are on.
+        // Outputs first: whatever else happens, a restarted node's aerators come on.
         self.steer(now_ms, io);
         match poll_sampler(&mut self.sampler, &self.config, now_us, io) {
             Progress::Wait(until_us) => wake_us = wake_us.min(until_us),

@@ -189,6 +189,8 @@ pub fn pond(keys: Keys<'_>, seed: u64, flash: Flash) -> Result<Parts, SiteError>
         node.direct(property, 0.5)?;
     }
     let config = node.config_mut();
+    // The first had one aerator and seven channels; a demo goes on with the records of that time.
+    config.number = 2;
     config.place = Some(FUZHOU);
     let pauses = Pauses { on_s: 120, off_s: 60 };
     // The profile gives saturation first, so oxygen is channel 1.
@@ -270,6 +272,7 @@ pub fn greenhouse(keys: Keys<'_>, seed: u64, flash: Flash) -> Result<Parts, Site
     node.direct(P::WindSpeed, 0.0)?;
     node.direct(P::Rain, 0.0)?;
     let config = node.config_mut();
+    config.number = 2;
     let pauses = Pauses { on_s: 60, off_s: 60 };
     let band =
         |kind, low, high, raises, safe| Actuator::new(kind, Rule::Band { channel: 1, low, high, raises, safe, pauses });

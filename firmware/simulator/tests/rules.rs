@@ -36,6 +36,9 @@ struct Scene {
     /// Channels that are so only while an actuator is on: a motor's current, a pipe's flow.
     follows: HashMap<u32, u8>,
     on: HashMap<u8, bool>,
+    /// Two that were on together, if only for an instant.
+    overlapped: bool,
+    exclusive: Option<[u8; 2]>,
     starts: Vec<(u8, u64)>,
 }
 
@@ -56,7 +59,10 @@ impl World for Script {
 
     fn switch(&mut self, actuator: u8, on: bool) {
         let mut scene = self.0.lock().unwrap();
-        if scene.on.insert(actuator, on) != Some(on) && on {
+        let before = scene.on.insert(actuator, on);
+        let both = scene.exclusive.is_some_and(|two| two.iter().all(|one| scene.on.get(one) == Some(&true)));
+        scene.overlapped |= both;
+        if before != Some(on) && on {
             let now_ms = scene.now_ms;
             scene.starts.push((actuator, now_ms));
         }
@@ -307,6 +313,11 @@ fn an_aerator_without_current_sounds_the_siren_and_another_starts_until_it_runs_
     assert_eq!(farm.on(), [0, 1, 2]);
     assert_eq!(farm.cause(1), 13);
     assert_eq!(farm.host.node().unwrap().concerned(Alarm::NotRunning), 1);
+    // Enough oxygen: neither is needed, and the first is still known not to run.
+    farm.drift(0, 6.0, 120);
+    assert_eq!((farm.on(), farm.has(Alarm::NotRunning)), (vec![2], true));
+    farm.drift(0, 3.9, 120);
+    assert_eq!(farm.on(), [0, 1, 2]);
     // Somebody has closed the breaker.
     farm.set(1, 4.2);
     farm.pass(920);
@@ -469,6 +480,24 @@ fn during_calibration_the_aerator_stays_on_and_readings_are_marked() {
     assert_eq!(farm.on(), [0]);
 }
 
+#[test]
+fn noise_around_the_critical_level_makes_one_alarm() {
+    let mut farm = Farm::new(wired(&[Property::DissolvedOxygen]), &[aerator(4.0, 5.5)], &[], &[3.0]);
+    farm.pass(60);
+    farm.drift(0, 1.99, 60);
+    for _ in 0..50 {
+        farm.set(0, 2.05);
+        farm.pass(10);
+        farm.set(0, 1.95);
+        farm.pass(10);
+    }
+    assert!(farm.has(Alarm::OxygenCritical));
+    farm.drift(0, 2.3, 20);
+    assert!(!farm.has(Alarm::OxygenCritical));
+    let told = |event: &&Event| event.code == EventCode::Alarm && event.subject == Alarm::OxygenCritical as u8;
+    assert_eq!(farm.events().iter().filter(told).count(), 2);
+}
+
 /// Closed by rain on channel 1 and by wind above 10 m/s on channel 2.
 fn weather(actuator: u8, unknown: bool) -> [Interlock; 2] {
     let rain = Condition::Above { channel: 1, level: 0.0, release: 0.0 };
@@ -579,6 +608,7 @@ fn heater_and_fan_never_run_together_and_the_pad_not_with_closed_vents() {
     ];
     let interlocks = [yields(1, Condition::On { actuator: 0 }), yields(3, Condition::Off { actuator: 2 })];
     let mut farm = Farm::new(wired(&channels), &actuators, &interlocks, &[21.0]);
+    farm.scene.lock().unwrap().exclusive = Some([0, 1]);
     farm.pass(120);
     assert_eq!(farm.on(), [1]);
     farm.drift(0, 25.5, 90);
@@ -600,6 +630,7 @@ fn heater_and_fan_never_run_together_and_the_pad_not_with_closed_vents() {
     farm.set(0, 19.5);
     farm.pass(60);
     assert_eq!(farm.on(), [1]);
+    assert!(!farm.scene.lock().unwrap().overlapped, "one goes off before the other comes on");
 }
 
 #[test]
