@@ -8,9 +8,8 @@ mod image;
 use heapless::Vec;
 use sensors::modbus::{Request, Settings, slot_us_max};
 use sensors::profile::{CompensatedBy, PROFILE_LEN_MAX, Profile, Setting, slot_ms_max};
-use telemetry::Property;
 use telemetry::limits::{ACTUATORS_MAX, CHANNELS_MAX, UNRECEIPTED_RECORDS_MAX};
-use telemetry::record::ActuatorDescription as Kind;
+use telemetry::{ActuatorKind, Property};
 
 use crate::control::{Cause, Condition, Interlock, MISSED_MAX, Rule, STALE_MS};
 use crate::quality::Limits;
@@ -207,8 +206,8 @@ pub struct Proof {
 /// A thing that is switched.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Actuator {
-    /// As [`telemetry::record::ActuatorDescription::kind`] lists them; 1 is an aerator.
-    pub kind: u8,
+    /// What it is, which decides what may be its safe state.
+    pub kind: ActuatorKind,
     /// When.
     pub rule: Rule,
     /// Through what.
@@ -234,7 +233,7 @@ pub struct Actuator {
 
 impl Actuator {
     /// An actuator on a pin, with nothing but its rule.
-    pub const fn new(kind: u8, rule: Rule) -> Self {
+    pub const fn new(kind: ActuatorKind, rule: Rule) -> Self {
         Self {
             kind,
             rule,
@@ -267,6 +266,12 @@ impl Actuator {
     pub(crate) fn is_calibrated_by(&self, channels: u32) -> bool {
         self.rule.channel().is_some_and(|n| channels.checked_shr(u32::from(n)).unwrap_or(0) & 1 == 1)
     }
+}
+
+/// Kinds whose only safe state is off: what they give cannot be taken back.
+const fn is_safe_off_only(kind: ActuatorKind) -> bool {
+    use ActuatorKind::{CarbonDioxideDoser, Doser, Feeder, Heater, Irrigation};
+    matches!(kind, Heater | CarbonDioxideDoser | Irrigation | Doser | Feeder)
 }
 
 /// What a node is.
@@ -506,7 +511,7 @@ impl Config {
     fn validate_actuator(&self, index: u8, actuator: &Actuator) -> Result<(), ConfigError> {
         let Actuator { kind, rule, .. } = *actuator;
         let aerates = matches!(rule, Rule::Aerator { .. });
-        if aerates != (kind == Kind::AERATOR) {
+        if aerates != (kind == ActuatorKind::Aerator) {
             return Err(ConfigError::Aerator(index));
         }
         if let Some(channel) = rule.channel() {
@@ -523,7 +528,7 @@ impl Config {
             }
         }
         let [on, restart_on] = [Cause::Failed, Cause::Restart].map(|cause| actuator.safe(cause));
-        if aerates && !restart_on || Kind::OFF_IS_SAFE.contains(&kind) && (on || restart_on) {
+        if aerates && !restart_on || is_safe_off_only(kind) && (on || restart_on) {
             return Err(ConfigError::SafeState(index));
         }
         if aerates && actuator.drive == Drive::Relays {
@@ -561,9 +566,9 @@ impl Config {
     fn validate_interlock(&self, index: u8, interlock: &Interlock) -> Result<(), ConfigError> {
         let wrong = ConfigError::Interlock(index);
         let actuator = self.actuators.get(usize::from(interlock.actuator)).ok_or(wrong)?;
-        let starves = actuator.kind == Kind::AERATOR && !interlock.on;
+        let starves = actuator.kind == ActuatorKind::Aerator && !interlock.on;
         // What must not run while nobody knows must not be forced to either.
-        let blindly = interlock.on && interlock.unknown && Kind::OFF_IS_SAFE.contains(&actuator.kind);
+        let blindly = interlock.on && interlock.unknown && is_safe_off_only(actuator.kind);
         if starves || blindly || !interlock.when.is_possible() {
             return Err(wrong);
         }

@@ -18,8 +18,7 @@ mod rule;
 
 use heapless::Vec;
 use telemetry::limits::ACTUATORS_MAX;
-use telemetry::record::ActuatorDescription;
-use telemetry::{Flag, Quality, Tests};
+use telemetry::{ActuatorKind, Flag, Quality, Tests};
 
 use crate::alarms::Alarm;
 use crate::config::{Actuator, Config, INTERLOCKS_MAX};
@@ -283,7 +282,7 @@ impl Control {
     pub fn concerned(&self, config: &Config, now: &Now, alarm: Alarm) -> u8 {
         self.each(|n, state| {
             let Some(actuator) = config.actuators.get(usize::from(n)) else { return false };
-            let aerator = actuator.kind == ActuatorDescription::AERATOR;
+            let aerator = actuator.kind == ActuatorKind::Aerator;
             match alarm {
                 Alarm::OxygenCritical => state.critical,
                 Alarm::ControlBlind => {
@@ -390,9 +389,9 @@ impl Control {
                     continue;
                 }
                 let change = Change { actuator: index, on, cause };
-                let waits = on && cause != Cause::Manual && actuator.kind != ActuatorDescription::SIREN;
+                let waits = on && cause != Cause::Manual && actuator.kind != ActuatorKind::Siren;
                 if waits {
-                    let urgent = actuator.kind == ActuatorDescription::AERATOR && cause != Cause::Remote;
+                    let urgent = actuator.kind == ActuatorKind::Aerator && cause != Cause::Remote;
                     if first.is_none_or(|(before, _)| urgent && !before) {
                         first = Some((urgent, change));
                     }

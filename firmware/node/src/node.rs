@@ -557,7 +557,9 @@ impl<F: NorFlash> Node<F> {
             period_s,
         }));
         let actuators = (0u8..).zip(&self.config.actuators);
-        description.actuators.extend(actuators.map(|(actuator, of)| ActuatorDescription { actuator, kind: of.kind }));
+        description
+            .actuators
+            .extend(actuators.map(|(actuator, of)| ActuatorDescription { actuator, kind: of.kind.id() }));
         self.keep(&Record::Description(description), now_ms);
         self.described = self.ring.as_ref().map(Ring::next_seq);
         self.read_once = 0;

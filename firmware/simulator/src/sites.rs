@@ -9,8 +9,7 @@ use sensors::profile::ProfileError;
 use sensors::profile::compile::{CompileError, Compiled, built_in};
 use telemetry::mac::Key;
 use telemetry::name::InvalidNodeName;
-use telemetry::record::ActuatorDescription as Kind;
-use telemetry::{NodeName, Property};
+use telemetry::{ActuatorKind as Kind, NodeName, Property};
 
 use crate::host::{Direct, Flash, Parts};
 use crate::instrument::{Fault, Instrument};
@@ -196,11 +195,11 @@ pub fn pond(keys: Keys<'_>, seed: u64, flash: Flash) -> Result<Parts, SiteError>
     // The profile gives saturation first, so oxygen is channel 1.
     let rule = |on_below, off_above| Rule::Aerator { channel: 1, on_below, off_above, critical: 2.0, pauses };
     let proof = Proof { channel: 7, at_least: 1.0, within_s: 10, backup: Some(1) };
-    let first = Actuator::new(Kind::AERATOR, rule(4.0, 5.5));
+    let first = Actuator::new(Kind::Aerator, rule(4.0, 5.5));
     let actuators = [
         Actuator { proof: Some(proof), drive: Drive::RelaysWatchdog, ..first },
-        Actuator::new(Kind::AERATOR, rule(3.0, 4.5)),
-        Actuator::new(Kind::SIREN, Rule::Siren),
+        Actuator::new(Kind::Aerator, rule(3.0, 4.5)),
+        Actuator::new(Kind::Siren, Rule::Siren),
     ];
     config.actuators.extend(actuators);
     node.build(Box::new(Pond::new(seed)), flash)
@@ -277,9 +276,9 @@ pub fn greenhouse(keys: Keys<'_>, seed: u64, flash: Flash) -> Result<Parts, Site
     let band =
         |kind, low, high, raises, safe| Actuator::new(kind, Rule::Band { channel: 1, low, high, raises, safe, pauses });
     config.actuators.extend([
-        band(Kind::VENT, 24.0, 27.0, false, true),
-        band(Kind::FAN, 26.0, 30.0, false, true),
-        band(Kind::HEATER, 15.0, 18.0, true, false),
+        band(Kind::Vent, 24.0, 27.0, false, true),
+        band(Kind::Fan, 26.0, 30.0, false, true),
+        band(Kind::Heater, 15.0, 18.0, true, false),
     ]);
     let off = |actuator, when, hold_s| Interlock { actuator, on: false, when, unknown: true, hold_s };
     config.interlocks.extend([

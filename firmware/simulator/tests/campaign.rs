@@ -11,8 +11,7 @@ use node::control::{Cause, Change, Condition, Control, Interlock, Now, Pauses, R
 use node::sun::Place;
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use telemetry::record::ActuatorDescription as Kind;
-use telemetry::{Flag, MissingReason, Property, Quality, Tests};
+use telemetry::{ActuatorKind as Kind, Flag, MissingReason, Property, Quality, Tests};
 
 // Channels.
 const OXYGEN: usize = 0;
@@ -49,7 +48,7 @@ fn config(period_s: u16) -> Config {
     let aerator = |on_below, off_above| {
         let rule =
             Rule::Aerator { channel: OXYGEN as u8, on_below, off_above, critical: CRITICAL, pauses: AERATOR_PAUSES };
-        Actuator { night_floor: true, ..Actuator::new(Kind::AERATOR, rule) }
+        Actuator { night_floor: true, ..Actuator::new(Kind::Aerator, rule) }
     };
     let band = |kind, channel: usize, low, high, raises| {
         let rule = Rule::Band { channel: channel as u8, low, high, raises, safe: false, pauses: PAUSES };
@@ -70,13 +69,13 @@ fn config(period_s: u16) -> Config {
     config.actuators.extend([
         Actuator { proof: Some(current), manual: hand, ..aerator(ON_BELOW[0], 5.5) },
         aerator(ON_BELOW[1], 4.5),
-        Actuator::new(Kind::SIREN, Rule::Siren),
-        Actuator { proof: Some(travel), ..band(Kind::VENT, AIR, 22.0, 26.0, false) },
-        band(Kind::FAN, AIR, 20.0, 25.0, false),
+        Actuator::new(Kind::Siren, Rule::Siren),
+        Actuator { proof: Some(travel), ..band(Kind::Vent, AIR, 22.0, 26.0, false) },
+        band(Kind::Fan, AIR, 20.0, 25.0, false),
         // Wrongly set on purpose: its band overlaps the fan's.
-        band(Kind::HEATER, AIR, 21.0, 27.0, true),
-        Actuator::new(Kind::CO2, Rule::Remote),
-        Actuator { run_s: RUN_S as u16, soak_s: SOAK_S as u16, ..band(Kind::IRRIGATION, SOIL, 30.0, 35.0, true) },
+        band(Kind::Heater, AIR, 21.0, 27.0, true),
+        Actuator::new(Kind::CarbonDioxideDoser, Rule::Remote),
+        Actuator { run_s: RUN_S as u16, soak_s: SOAK_S as u16, ..band(Kind::Irrigation, SOIL, 30.0, 35.0, true) },
     ]);
     let off =
         |actuator: usize, when, hold_s| Interlock { actuator: actuator as u8, on: false, when, unknown: true, hold_s };

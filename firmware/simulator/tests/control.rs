@@ -2,13 +2,17 @@
 
 use node::config::{Actuator, Config};
 use node::control::{Cause, Change, Control, Now, Pauses, Refusal, Rule, Seen};
-use telemetry::{Flag, MissingReason, Quality, Tests};
+use telemetry::{ActuatorKind, Flag, MissingReason, Quality, Tests};
 
 const PAUSES: Pauses = Pauses { on_s: 900, off_s: 300 };
-const AERATOR: Actuator =
-    Actuator::new(1, Rule::Aerator { channel: 0, on_below: 4.0, off_above: 5.5, critical: 2.0, pauses: PAUSES });
-const HEATER: Actuator =
-    Actuator::new(2, Rule::Band { channel: 0, low: 15.0, high: 20.0, raises: true, safe: false, pauses: PAUSES });
+const AERATOR: Actuator = Actuator::new(
+    ActuatorKind::Aerator,
+    Rule::Aerator { channel: 0, on_below: 4.0, off_above: 5.5, critical: 2.0, pauses: PAUSES },
+);
+const HEATER: Actuator = Actuator::new(
+    ActuatorKind::Heater,
+    Rule::Band { channel: 0, low: 15.0, high: 20.0, raises: true, safe: false, pauses: PAUSES },
+);
 
 struct Rig {
     config: Config,

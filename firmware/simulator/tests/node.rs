@@ -14,7 +14,7 @@ use telemetry::record::EventCode;
 use telemetry::session::{Command, Nonce, Order, Receipt, Session};
 use telemetry::snapshot::Snapshot;
 use telemetry::topic::{Down, Up};
-use telemetry::{Flag, MissingReason, NodeName, Property, Quality, Record, Report, Tests};
+use telemetry::{ActuatorKind as Kind, Flag, MissingReason, NodeName, Property, Quality, Record, Report, Tests};
 
 type Direct = Result<f32, MissingReason>;
 
@@ -163,7 +163,7 @@ fn aerated() -> Config {
     config.channels.push(direct(Property::DissolvedOxygen, 0)).unwrap();
     let pauses = Pauses { on_s: 900, off_s: 300 };
     let rule = Rule::Aerator { channel: 0, on_below: 4.0, off_above: 5.5, critical: 2.0, pauses };
-    config.actuators.push(Actuator::new(1, rule)).unwrap();
+    config.actuators.push(Actuator::new(Kind::Aerator, rule)).unwrap();
     config
 }
 
@@ -379,7 +379,7 @@ fn a_heater_and_a_vent_keep_their_bands_and_their_safe_states() {
     config.period_s = 10;
     config.channels.push(direct(Property::AirTemperature, 0)).unwrap();
     let pauses = Pauses { on_s: 30, off_s: 30 };
-    for (kind, raises, safe) in [(2, true, false), (4, false, true)] {
+    for (kind, raises, safe) in [(Kind::Heater, true, false), (Kind::Vent, false, true)] {
         let rule = Rule::Band { channel: 0, low: 15.0, high: 20.0, raises, safe, pauses };
         config.actuators.push(Actuator::new(kind, rule)).unwrap();
     }
@@ -581,7 +581,7 @@ fn a_config_by_message_is_checked_and_the_next_rounds_are_under_it() {
     next.number = 2;
     next.hold_s = 20;
     next.channels.push(direct(Property::Rain, 1)).unwrap();
-    next.actuators.push(Actuator::new(6, Rule::Remote)).unwrap();
+    next.actuators.push(Actuator::new(Kind::Irrigation, Rule::Remote)).unwrap();
     let when = Condition::Above { channel: 1, level: 0.0, release: 0.0 };
     next.interlocks.push(Interlock { actuator: 1, on: false, when, unknown: true, hold_s: 0 }).unwrap();
     let taken = offer(&mut run, &next).unwrap();
@@ -697,9 +697,16 @@ fn greenhouse() -> Config {
     };
     let pauses = Pauses { on_s: 30, off_s: 60 };
     let rule = Rule::Band { channel: 2, low: 1.0, high: 2.0, raises: false, safe: false, pauses };
-    let vent = Actuator { restart_on: Some(true), ..Actuator::new(4, rule) };
-    let irrigation = Actuator { run_s: 300, soak_s: 900, blind_after_s: 200, ..Actuator::new(6, Rule::Remote) };
-    config.actuators.extend([aerator, aerated().actuators[0], vent, irrigation, Actuator::new(8, Rule::Siren)]);
+    let vent = Actuator { restart_on: Some(true), ..Actuator::new(Kind::Vent, rule) };
+    let irrigation =
+        Actuator { run_s: 300, soak_s: 900, blind_after_s: 200, ..Actuator::new(Kind::Irrigation, Rule::Remote) };
+    config.actuators.extend([
+        aerator,
+        aerated().actuators[0],
+        vent,
+        irrigation,
+        Actuator::new(Kind::Siren, Rule::Siren),
+    ]);
     let conditions = [
         Condition::Above { channel: 2, level: 0.5, release: 0.25 },
         Condition::Below { channel: 2, level: 0.25, release: 0.5 },

@@ -12,10 +12,10 @@ use simulator::host::{Flash, Host};
 use simulator::sites::Builder;
 use simulator::world::World;
 use telemetry::mac::Key;
-use telemetry::record::{ActuatorDescription as Kind, Event, EventCode};
+use telemetry::record::{Event, EventCode};
 use telemetry::session::{Command, Nonce, Order, Receipt, Session};
 use telemetry::topic::{Down, Up};
-use telemetry::{Flag, NodeName, Property, Quality, Record, Tests};
+use telemetry::{ActuatorKind as Kind, Flag, NodeName, Property, Quality, Record, Tests};
 
 const SECTORS: usize = 64;
 /// 2026-11-24T00:00 in Fuzhou.
@@ -188,17 +188,17 @@ impl Farm {
 
 const fn aerator(on_below: f32, off_above: f32) -> Actuator {
     Actuator::new(
-        Kind::AERATOR,
+        Kind::Aerator,
         Rule::Aerator { channel: 0, on_below, off_above, critical: 2.0, pauses: Pauses { on_s: 900, off_s: 300 } },
     )
 }
 
 /// Of channel 0: on above `high` (a fan, a vent) or below `low` (a heater).
-const fn band(kind: u8, low: f32, high: f32, raises: bool) -> Actuator {
+const fn band(kind: Kind, low: f32, high: f32, raises: bool) -> Actuator {
     Actuator::new(kind, Rule::Band { channel: 0, low, high, raises, safe: false, pauses: QUICK })
 }
 
-const SIREN: Actuator = Actuator::new(Kind::SIREN, Rule::Siren);
+const SIREN: Actuator = Actuator::new(Kind::Siren, Rule::Siren);
 
 #[test]
 fn aerators_on_one_channel_start_at_their_own_levels_and_stop_at_them() {
@@ -508,7 +508,7 @@ fn weather(actuator: u8, unknown: bool) -> [Interlock; 2] {
 #[test]
 fn rain_and_wind_close_the_roof_vent_and_it_opens_again_when_they_are_over() {
     let channels = [Property::AirTemperature, Property::Rain, Property::WindSpeed];
-    let vent = band(Kind::VENT, 20.0, 26.0, false);
+    let vent = band(Kind::Vent, 20.0, 26.0, false);
     let mut farm = Farm::new(wired(&channels), &[vent], &weather(0, true), &[28.0, 0.0, 3.0]);
     farm.pass(60);
     assert_eq!(farm.on(), [0]);
@@ -544,9 +544,9 @@ fn rain_and_wind_close_the_roof_vent_and_it_opens_again_when_they_are_over() {
 fn co2_is_never_dosed_while_a_vent_is_open_or_may_be() {
     let channels = [Property::AirTemperature, Property::ActuatorState, Property::CarbonDioxide];
     let proof = Proof { channel: 1, at_least: 0.5, within_s: 120, backup: None };
-    let vent = Actuator { proof: Some(proof), soak_s: 60, ..band(Kind::VENT, 20.0, 26.0, false) };
+    let vent = Actuator { proof: Some(proof), soak_s: 60, ..band(Kind::Vent, 20.0, 26.0, false) };
     let rule = Rule::Band { channel: 2, low: 800.0, high: 1_000.0, raises: true, safe: false, pauses: QUICK };
-    let co2 = Actuator::new(Kind::CO2, rule);
+    let co2 = Actuator::new(Kind::CarbonDioxideDoser, rule);
     let closed = Interlock { actuator: 1, on: false, when: Condition::On { actuator: 0 }, unknown: true, hold_s: 0 };
     let mut farm = Farm::new(wired(&channels), &[vent, co2], &[closed], &[22.0, 0.0, 600.0]);
     farm.pass(60);
@@ -578,7 +578,7 @@ fn co2_is_never_dosed_while_a_vent_is_open_or_may_be() {
 fn a_vent_that_does_not_open_in_its_travel_time_is_told_and_tried_again() {
     let channels = [Property::AirTemperature, Property::ActuatorState];
     let proof = Proof { channel: 1, at_least: 0.5, within_s: 60, backup: None };
-    let vent = Actuator { proof: Some(proof), soak_s: 300, ..band(Kind::VENT, 20.0, 26.0, false) };
+    let vent = Actuator { proof: Some(proof), soak_s: 300, ..band(Kind::Vent, 20.0, 26.0, false) };
     let mut farm = Farm::new(wired(&channels), &[vent], &[], &[22.0, 0.0]);
     farm.follow(1, 0);
     farm.set(1, 0.0);
@@ -600,11 +600,11 @@ fn heater_and_fan_never_run_together_and_the_pad_not_with_closed_vents() {
     let channels = [Property::AirTemperature];
     let yields = |actuator, when| Interlock { actuator, on: false, when, unknown: true, hold_s: 30 };
     let actuators = [
-        band(Kind::FAN, 20.0, 24.0, false),
+        band(Kind::Fan, 20.0, 24.0, false),
         // Wrongly set: without the interlock both would run between 20 and 24.
-        band(Kind::HEATER, 22.0, 26.0, true),
-        band(Kind::VENT, 24.0, 27.0, false),
-        band(Kind::PAD, 23.0, 25.0, false),
+        band(Kind::Heater, 22.0, 26.0, true),
+        band(Kind::Vent, 24.0, 27.0, false),
+        band(Kind::Pad, 23.0, 25.0, false),
     ];
     let interlocks = [yields(1, Condition::On { actuator: 0 }), yields(3, Condition::Off { actuator: 2 })];
     let mut farm = Farm::new(wired(&channels), &actuators, &interlocks, &[21.0]);
@@ -645,7 +645,7 @@ fn irrigation_runs_so_long_soaks_and_is_stopped_by_rain_an_empty_tank_and_a_dry_
         pauses: Pauses { on_s: 30, off_s: 30 },
     };
     let proof = Proof { channel: 3, at_least: 0.5, within_s: 20, backup: None };
-    let irrigation = Actuator { run_s: 300, soak_s: 900, proof: Some(proof), ..Actuator::new(Kind::IRRIGATION, rule) };
+    let irrigation = Actuator { run_s: 300, soak_s: 900, proof: Some(proof), ..Actuator::new(Kind::Irrigation, rule) };
     let rain = Condition::Above { channel: 1, level: 0.0, release: 0.0 };
     let tank = Condition::Below { channel: 2, level: 0.3, release: 0.5 };
     let blocks = [rain, tank].map(|when| Interlock { actuator: 0, on: false, when, unknown: true, hold_s: 0 });
@@ -695,11 +695,11 @@ fn irrigation_runs_so_long_soaks_and_is_stopped_by_rain_an_empty_tank_and_a_dry_
 #[test]
 fn each_safe_state_is_entered_when_declared_and_left_again() {
     // The config says two minutes; three missed readings would be half of one.
-    let heater = Actuator { blind_after_s: 30, ..band(Kind::HEATER, 22.0, 26.0, true) };
+    let heater = Actuator { blind_after_s: 30, ..band(Kind::Heater, 22.0, 26.0, true) };
     let vent = Actuator {
         restart_on: Some(false),
         ..Actuator::new(
-            Kind::VENT,
+            Kind::Vent,
             Rule::Band { channel: 0, low: 20.0, high: 26.0, raises: false, safe: true, pauses: QUICK },
         )
     };
@@ -721,7 +721,7 @@ fn refused(change: impl Fn(&mut Config)) -> ConfigError {
     let config = node.config_mut();
     config.place = Some(FUZHOU);
     let heater = Rule::Band { channel: 2, low: 1.0, high: 2.0, raises: true, safe: false, pauses: QUICK };
-    config.actuators.extend([aerator(4.0, 5.5), Actuator::new(Kind::HEATER, heater), SIREN]);
+    config.actuators.extend([aerator(4.0, 5.5), Actuator::new(Kind::Heater, heater), SIREN]);
     assert_eq!(config.validate(), Ok(()));
     change(config);
     config.validate().unwrap_err()
@@ -739,12 +739,12 @@ fn a_config_that_declares_what_is_not_safe_is_refused_by_name() {
     let wrong: &[Wrong<'_>] = &[
         (ConfigError::HoldingRelays(0), &|c| c.actuators[0].drive = Drive::Relays),
         (ConfigError::Aerator(0), &|c| c.actuators[0].rule = Rule::Remote),
-        (ConfigError::Aerator(0), &|c| c.actuators[0].kind = Kind::FAN),
+        (ConfigError::Aerator(0), &|c| c.actuators[0].kind = Kind::Fan),
         (ConfigError::SafeState(0), &|c| c.actuators[0].restart_on = Some(false)),
-        (ConfigError::SafeState(1), &|c| c.actuators[1] = safe_band(Kind::HEATER)),
-        (ConfigError::SafeState(1), &|c| c.actuators[1] = safe_band(Kind::CO2)),
-        (ConfigError::SafeState(1), &|c| c.actuators[1] = safe_band(Kind::IRRIGATION)),
-        (ConfigError::SafeState(1), &|c| c.actuators[1] = safe_band(Kind::DOSER)),
+        (ConfigError::SafeState(1), &|c| c.actuators[1] = safe_band(Kind::Heater)),
+        (ConfigError::SafeState(1), &|c| c.actuators[1] = safe_band(Kind::CarbonDioxideDoser)),
+        (ConfigError::SafeState(1), &|c| c.actuators[1] = safe_band(Kind::Irrigation)),
+        (ConfigError::SafeState(1), &|c| c.actuators[1] = safe_band(Kind::Doser)),
         (ConfigError::SafeState(1), &|c| c.actuators[1].restart_on = Some(true)),
         (ConfigError::TooSeldom(0), &|c| c.actuators[0].blind_after_s = 29),
         (ConfigError::Range("blind_after_s"), &|c| c.actuators[0].blind_after_s = 601),

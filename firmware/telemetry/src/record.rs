@@ -132,33 +132,6 @@ pub struct ActuatorDescription {
     pub kind: u8,
 }
 
-impl ActuatorDescription {
-    /// What keeps animals alive: safe is on.
-    pub const AERATOR: u8 = 1;
-    /// A heater.
-    pub const HEATER: u8 = 2;
-    /// A fan.
-    pub const FAN: u8 = 3;
-    /// A vent; on = open.
-    pub const VENT: u8 = 4;
-    /// Doses CO2.
-    pub const CO2: u8 = 5;
-    /// Irrigates.
-    pub const IRRIGATION: u8 = 6;
-    /// Doses anything else.
-    pub const DOSER: u8 = 7;
-    /// A siren.
-    pub const SIREN: u8 = 8;
-    /// Feeds.
-    pub const FEEDER: u8 = 9;
-    /// A lamp.
-    pub const LAMP: u8 = 10;
-    /// A wet pad that cools.
-    pub const PAD: u8 = 11;
-    /// Kinds whose only safe state is off: what they give cannot be taken back.
-    pub const OFF_IS_SAFE: [u8; 5] = [Self::HEATER, Self::CO2, Self::IRRIGATION, Self::DOSER, Self::FEEDER];
-}
-
 /// What a node's channels mean under one config. Sent before the first round of that config.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Description {

@@ -9,8 +9,8 @@ use minicbor::decode::{Decoder, Error as DecodeError};
 use minicbor::encode::write::Cursor;
 use minicbor::encode::{Encoder, Error as EncodeError};
 use sensors::modbus::{LineSettings, Parity, Settings};
-use telemetry::Property;
 use telemetry::report::digest;
+use telemetry::{ActuatorKind, Property};
 
 use super::{
     Actuator, Calibration, Channel, Config, ConfigError, Drive, Formula, IMAGE_BYTES_MAX, IMAGE_VERSION, Manual, Probe,
@@ -88,7 +88,7 @@ impl Config {
         }
         e.array(self.actuators.len() as u64)?;
         for actuator in &self.actuators {
-            e.array(if old { 2 } else { 11 })?.u8(actuator.kind)?;
+            e.array(if old { 2 } else { 11 })?.u8(actuator.kind.id())?;
             actuator.rule.encode(e)?;
             if !old {
                 write_actuator(e, actuator)?;
@@ -158,7 +158,8 @@ impl Config {
         }
         for _ in 0..sized(&mut d, None)? {
             sized(&mut d, Some(if old { 2 } else { 11 }))?;
-            let mut actuator = Actuator::new(d.u8()?, Rule::decode(&mut d)?);
+            let kind = ActuatorKind::from_id(d.u8()?).ok_or(ConfigError::Range("kind of an actuator"))?;
+            let mut actuator = Actuator::new(kind, Rule::decode(&mut d)?);
             if !old {
                 read_actuator(&mut d, &mut actuator)?;
             }
