@@ -144,6 +144,10 @@ impl Plan {
         parts.identity.key = self.key(&name);
         parts.identity.name = name;
         parts.config.period_s = period_s;
+        // No proof can be quicker than the rounds that bring it.
+        for proof in parts.config.actuators.iter_mut().filter_map(|actuator| actuator.proof.as_mut()) {
+            proof.within_s = proof.within_s.max(period_s);
+        }
         // A report of six rounds, or of what there is after ten minutes.
         parts.config.hold_s = 600;
         Ok(parts)
