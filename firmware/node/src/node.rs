@@ -22,8 +22,9 @@ use crate::session::{self, Pace, Session};
 const RECALLED_MAX: u32 = 64;
 /// Pause after the flash failed in the conversation, ms.
 const STORAGE_PAUSE_MS: u64 = 1_000;
-/// Changes told at once: each of 8 actuators, and once more where an alarm sounds a siren.
-const CHANGES_MAX: usize = 16;
+/// Changes told at once: each of 8 actuators before a round and after it, each time once more
+/// where an alarm sounds a siren.
+const CHANGES_MAX: usize = 32;
 /// Longest that a channel counts as being calibrated, s: someone may forget to say that it is over.
 const CALIBRATION_S_MAX: u32 = 2 * 3_600;
 /// A clock with a larger error does not know the night from the day, ms.
@@ -90,6 +91,13 @@ pub struct Counters {
     pub refused: u32,
     /// The conversation's own.
     pub session: session::Counters,
+}
+
+/// What control did, before it is told.
+struct Steered {
+    changes: heapless::Vec<Change, CHANGES_MAX>,
+    /// Alarms as they were before.
+    alarms: [u8; Alarm::ALL.len()],
 }
 
 /// A node.
@@ -358,15 +366,19 @@ impl<F: NorFlash> Node<F> {
         let now_ms = now_us / 1_000;
         let mut wake_us = u64::MAX;
         // Outputs first: whatever else happens, a restarted node's aerators come on.
-        self.steer(now_ms, io);
+        let mut steered = Steered { changes: heapless::Vec::new(), alarms: self.alarms };
+        self.steer(now_ms, io, &mut steered);
         match poll_sampler(&mut self.sampler, &self.config, now_us, io) {
             Progress::Wait(until_us) => wake_us = wake_us.min(until_us),
             Progress::Done(began_us) => {
-                self.finish(began_us / 1_000, now_ms, io);
+                self.finish(began_us / 1_000, now_ms, io, &mut steered);
                 wake_us = now_us;
             }
         }
-        self.alarm(now_ms);
+        // Told behind the round that led to it: records are dated in their order, and it began
+        // earlier.
+        self.assess(now_ms);
+        self.report(now_ms, steered);
         if let Some(ring) = &mut self.ring {
             match self.session.poll(now_ms, ring, &mut |channel, payload| io.publish(channel, payload)) {
                 Ok(Some(until_ms)) => wake_us = wake_us.min(until_ms.saturating_mul(1_000)),
@@ -407,22 +419,23 @@ impl<F: NorFlash> Node<F> {
         known.then(|| anchor.utc_ms.saturating_add_unsigned(passed_ms))
     }
 
-    /// Lets the rules decide and passes on what changed.
-    fn steer(&mut self, now_ms: u64, io: &mut impl Io) {
-        let mut changes: heapless::Vec<Change, CHANGES_MAX> = heapless::Vec::new();
+    /// Lets the rules decide and switches what changed; it is still to be told.
+    fn steer(&mut self, now_ms: u64, io: &mut impl Io, steered: &mut Steered) {
+        let told = steered.changes.len();
         // Twice where an alarm sounds a siren at once.
         for _ in 0..2 {
             let now = self.now(now_ms);
             self.control.decide(&self.config, &now, |change| {
-                // One change an actuator and pass, and there are places for two passes.
-                let _fits = changes.push(change);
+                // One change an actuator and pass, and there are places for all passes of a poll.
+                let _fits = steered.changes.push(change);
             });
-            self.alarm(now_ms);
+            self.assess(now_ms);
             if self.now(now_ms).critical == now.critical {
                 break;
             }
         }
         // What goes off goes before what comes on: two that exclude each other never overlap.
+        let changes = steered.changes.get(told..).unwrap_or_default();
         for on in [false, true] {
             changes.iter().filter(|change| change.on == on).for_each(|change| io.switch(change.actuator, on));
         }
@@ -432,15 +445,28 @@ impl<F: NorFlash> Node<F> {
             }
             self.outputs_due = false;
         }
-        for change in changes {
+    }
+
+    /// Tells what [`Node::steer`] did, and which alarms are raised, cleared, or concern others
+    /// than before.
+    fn report(&mut self, now_ms: u64, steered: Steered) {
+        for change in steered.changes {
             self.snapshot_due = true;
             let cause = change.cause as i64;
             self.tell(now_ms, EventCode::ActuatorChanged, change.actuator, i64::from(change.on), cause);
         }
+        for (alarm, before) in Alarm::ALL.into_iter().zip(steered.alarms) {
+            let concerned = self.concerned(alarm);
+            if concerned != before {
+                self.snapshot_due = true;
+                let raised = i64::from(concerned != 0);
+                self.tell(now_ms, EventCode::Alarm, alarm as u8, raised, i64::from(concerned));
+            }
+        }
     }
 
     /// A round is over: judge it, control by it, keep it, show it, in this order.
-    fn finish(&mut self, t_ms: u64, now_ms: u64, io: &mut impl Io) {
+    fn finish(&mut self, t_ms: u64, now_ms: u64, io: &mut impl Io, steered: &mut Steered) {
         let sampler = &self.sampler;
         let now = self.now(now_ms);
         self.round = self.judge.round(&self.config, t_ms, now.calibrating, |index, channel| match channel.source {
@@ -455,7 +481,7 @@ impl<F: NorFlash> Node<F> {
         }
         self.control.observe(&self.config, &now, t_ms, |channel| self.judge.seen(channel));
         self.outputs_due = true;
-        self.steer(now_ms, io);
+        self.steer(now_ms, io, steered);
         let record = Record::Round(core::mem::take(&mut self.round));
         let (next, unkept) = (self.ring.as_ref().map(Ring::next_seq), self.counters.unkept);
         self.keep(&record, now_ms);
@@ -469,8 +495,8 @@ impl<F: NorFlash> Node<F> {
         }
     }
 
-    /// Raises and clears alarms, and says when they concern others than before.
-    fn alarm(&mut self, now_ms: u64) {
+    /// Raises and clears alarms.
+    fn assess(&mut self, now_ms: u64) {
         let now = self.now(now_ms);
         for alarm in Alarm::ALL {
             let concerned = match alarm {
@@ -478,11 +504,8 @@ impl<F: NorFlash> Node<F> {
                 Alarm::MainsLost => u8::from(self.is_mains_lost()),
                 _ => self.control.concerned(&self.config, &now, alarm),
             };
-            let Some(before) = self.alarms.get_mut(alarm as usize) else { continue };
-            if core::mem::replace(before, concerned) != concerned {
-                self.snapshot_due = true;
-                let raised = i64::from(concerned != 0);
-                self.tell(now_ms, EventCode::Alarm, alarm as u8, raised, i64::from(concerned));
+            if let Some(place) = self.alarms.get_mut(alarm as usize) {
+                *place = concerned;
             }
         }
     }

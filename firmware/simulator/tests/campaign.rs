@@ -244,11 +244,9 @@ impl Farm {
         assert_eq!(on(&self), fine, "seed {}: when all is well", self.seed);
         (self.truth[OXYGEN], self.truth[AIR], self.truth[SOIL]) = (3.5, 28.0, 29.0);
         self.pass(180 / u32::from(self.config.period_s));
-        // Its stand-in started with it, and has not yet run its shortest time.
-        let stand_in = dead.then_some(STAGE_2);
-        let wanted: Vec<usize> =
-            [Some(STAGE_1), stand_in, Some(VENT), Some(FAN), Some(IRRIGATION)].into_iter().flatten().collect();
-        assert_eq!(on(&self), wanted, "seed {}: by their rules", self.seed);
+        // A stand-in may have started with it, and not have run its shortest time yet.
+        let running: Vec<usize> = on(&self).into_iter().filter(|index| !(dead && *index == STAGE_2)).collect();
+        assert_eq!(running, [STAGE_1, VENT, FAN, IRRIGATION], "seed {}: by their rules", self.seed);
         let blind = self.control.concerned(&self.config, &self.now, Alarm::ControlBlind);
         assert_eq!(blind, 0, "seed {}", self.seed);
         self.seen

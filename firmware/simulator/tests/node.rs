@@ -222,6 +222,25 @@ fn what_happens_is_delivered_in_order_and_shown_at_once() {
 }
 
 #[test]
+fn a_round_is_kept_before_what_it_led_to() {
+    let mut config = aerated();
+    config.hold_s = 20;
+    let mut run = Run::new(config);
+    run.oxygen(Ok(3.0));
+    run.node.connected(0);
+    run.pass(60);
+    for value in [2.5, 1.9, 1.8, 7.0] {
+        run.oxygen(Ok(value));
+        run.pass(400);
+    }
+    run.pass(60);
+    let of_event = |code| run.host.records.iter().filter(move |r| matches!(r, Record::Event(e) if e.code == code));
+    assert!(of_event(EventCode::Alarm).count() >= 3 && of_event(EventCode::ActuatorChanged).count() >= 1);
+    let times: Vec<_> = run.host.records.iter().filter_map(Record::t_ms).collect();
+    assert!(times.is_sorted(), "records are dated in their order");
+}
+
+#[test]
 fn the_aerator_is_on_after_a_restart_and_leaves_after_its_time_and_good_readings() {
     let mut run = Run::new(aerated());
     run.oxygen(Ok(7.0));
