@@ -334,13 +334,15 @@ impl<F: NorFlash> Ring<F> {
         let floor = self.floor;
         // Until a header stands, nothing more may be written.
         self.write_at = Self::SECTOR;
-        let head = Head { ring: self.id, generation: self.generation.wrapping_add(1), first };
-        // A sector that is broken is passed over, but never as far as the newest.
+        // A sector that is broken is passed over, but never as far as the newest. Its header may
+        // stand although nobody was told: each attempt has a generation of its own.
         let steps = u32::from(ATTEMPTS_MAX).min(self.sectors - 2);
         let mut ready = Err(RingError::Worn);
         let mut sector = self.newest;
+        let mut head = Head { ring: self.id, generation: self.generation, first };
         for step in 1..=steps {
             sector = (self.newest + step) % self.sectors;
+            head.generation = self.generation.wrapping_add(step);
             match self.prepare(sector, &head) {
                 Ok(true) => {
                     ready = Ok(());
@@ -399,9 +401,22 @@ impl<F: NorFlash> Ring<F> {
     fn mount(&mut self) -> Result<bool, RingError<F::Error>> {
         let mut newest: Option<(Head, u32)> = None;
         for sector in 0..self.sectors {
-            if let Some(head) = self.head(sector)?
-                && newest.is_none_or(|(best, _)| best.generation < head.generation)
-            {
+            let Some(head) = self.head(sector)? else { continue };
+            let newer = match newest {
+                None => true,
+                // Seqs decide, and not generations alone: a sector that was made, and given up
+                // because nobody was told, may stand beside the one that was made in its place.
+                // Only one of these has records.
+                Some((best, at)) if best.first == head.first => {
+                    match (self.has_frames(at, best.first)?, self.has_frames(sector, head.first)?) {
+                        (false, true) => true,
+                        (true, false) => false,
+                        _ => best.generation < head.generation,
+                    }
+                }
+                Some((best, _)) => best.first < head.first,
+            };
+            if newer {
                 newest = Some((head, sector));
             }
         }
@@ -434,6 +449,10 @@ impl<F: NorFlash> Ring<F> {
         self.floor = oldest.map_or(self.next, |(head, _)| head.first);
         self.cursor = Cursor { sector: oldest.map_or(sector, |(_, sector)| sector), at: HEADER, seq: self.floor };
         Ok(true)
+    }
+
+    fn has_frames(&mut self, sector: u32, first: u32) -> Result<bool, RingError<F::Error>> {
+        Ok(self.measure(Cursor { sector, at: HEADER, seq: first })?.1)
     }
 
     /// Walks a sector to its end: behind its last whole frame, and whether it has any.

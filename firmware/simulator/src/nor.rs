@@ -31,7 +31,7 @@ pub enum NorError {
     /// A word was written that was not erased: a fault of the program, not of the part.
     #[error("the word at {0} is written without having been erased")]
     NotErased(u32),
-    /// The sector is broken.
+    /// The sector is broken, or has failed this once.
     #[error("the sector at {0} is broken")]
     Broken(u32),
     /// There is no power.
@@ -60,6 +60,7 @@ pub struct Nor<const SECTOR: usize = 4096, const WRITE: usize = 4> {
     erased: u64,
     glitches: Option<(u64, u64)>,
     weak: Option<usize>,
+    stumble: Option<(u64, Torn)>,
 }
 
 impl<const SECTOR: usize, const WRITE: usize> Nor<SECTOR, WRITE> {
@@ -75,6 +76,7 @@ impl<const SECTOR: usize, const WRITE: usize> Nor<SECTOR, WRITE> {
             erased: 0,
             glitches: None,
             weak: None,
+            stumble: None,
         }
     }
 
@@ -83,10 +85,15 @@ impl<const SECTOR: usize, const WRITE: usize> Nor<SECTOR, WRITE> {
         self.cut = Some((operation, torn));
     }
 
-    /// Power is back; what was torn stays torn.
+    /// The `operation`-th write or erasure from the first on fails so far, and the power stays.
+    pub fn stumble_at(&mut self, operation: u64, torn: Torn) {
+        self.stumble = Some((operation, torn));
+    }
+
+    /// Power is back, and nothing more is to fail; what was torn stays torn.
     pub fn power_on(&mut self) {
         self.powered = true;
-        self.cut = None;
+        (self.cut, self.stumble) = (None, None);
     }
 
     /// From now on this sector can neither be written nor erased.
@@ -135,7 +142,9 @@ impl<const SECTOR: usize, const WRITE: usize> Nor<SECTOR, WRITE> {
             self.operations += 1;
             return Err(NorError::Broken(from as u32));
         }
-        let torn = self.cut.and_then(|(at, torn)| (at == self.operations).then_some(torn));
+        let here = |of: Option<(u64, Torn)>| of.filter(|(at, _)| *at == self.operations).map(|(_, torn)| torn);
+        let (cut, stumble) = (here(self.cut), here(self.stumble));
+        let torn = cut.or(stumble);
         self.operations += 1;
         for index in 0..length {
             let old = self.bytes[from + index];
@@ -151,11 +160,11 @@ impl<const SECTOR: usize, const WRITE: usize> Nor<SECTOR, WRITE> {
             let new = if self.weak == Some(from + index) { new | old } else { new };
             self.bytes[from + index] = (old & !mask) | (new & mask);
         }
-        if torn.is_some() {
+        if cut.is_some() {
             self.powered = false;
             return Err(NorError::NoPower);
         }
-        Ok(())
+        if stumble.is_some() { Err(NorError::Broken(from as u32)) } else { Ok(()) }
     }
 
     fn powered(&self) -> Result<(), NorError> {

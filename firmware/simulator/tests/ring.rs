@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use node::ring::{Ring, RingError};
 use proptest::prelude::*;
 use proptest::test_runner::FileFailurePersistence;
-use simulator::nor::{Nor, Torn};
+use simulator::nor::{Nor, NorError, Torn};
 
 type Flash = Nor<2048, 4>;
 
@@ -217,13 +217,50 @@ fn a_cell_that_does_not_take_what_is_written_costs_no_record() {
         let mut flash = Flash::new(4);
         flash.weaken(weak);
         let (mut ring, _) = Ring::open_or_format(flash, 7).unwrap();
+        let mut lost = 0;
         for n in 0..60 {
-            assert_eq!(ring.append(&content(n, 2)).unwrap().seq, n);
+            let appended = ring.append(&content(n, 2)).unwrap();
+            assert_eq!(appended.seq, n);
+            if let Some(overwritten) = appended.overwritten {
+                assert_eq!(overwritten.first, lost, "byte {weak}, record {n}");
+                lost += overwritten.count;
+            }
+            assert_eq!(ring.floor(), lost, "byte {weak}, record {n}");
             assert_eq!(read(&mut ring, n), Some(content(n, 2)), "byte {weak}, record {n}");
         }
         let (mut ring, _) = Ring::open_or_format(ring.into_flash(), 8).unwrap();
         for n in 55..60 {
             assert_eq!(read(&mut ring, n), Some(content(n, 2)), "byte {weak}, record {n}");
+        }
+    }
+}
+
+#[test]
+fn a_reader_that_was_overtaken_finds_the_oldest_that_is_left() {
+    let (mut ring, _) = Ring::open_or_format(Flash::new(4), 7).unwrap();
+    for n in 0..200 {
+        ring.append(&content(n, 1)).unwrap();
+        // It reads the oldest once in a while and nothing between.
+        if n % 7 == 0 {
+            let floor = ring.floor();
+            assert_eq!(read(&mut ring, floor), Some(content(floor, 1)), "{floor} of {n}");
+        }
+    }
+}
+
+#[test]
+fn any_bit_of_a_header_may_rot_and_no_name_comes_twice() {
+    let mut flash = Flash::new(4);
+    let (kept, _) = fill(&mut flash, 3);
+    for (sector, bit) in (0..4).flat_map(|sector| (0..32 * 8).map(move |bit| (sector, bit))) {
+        let mut flash = flash.clone();
+        flash.bytes_mut()[sector * 2048 + bit / 8] ^= 1 << (bit % 8);
+        let (mut ring, made) = Ring::open_or_format(flash, 8).unwrap();
+        assert!(!made && (40..=41).contains(&ring.next_seq()), "sector {sector}, bit {bit}: {}", ring.next_seq());
+        let whole = (0..40).filter(|n| read(&mut ring, *n as u32).as_ref() == Some(&kept[*n])).count();
+        assert!(whole >= 15, "sector {sector}, bit {bit}: {whole} are left");
+        for (seq, bytes) in kept.iter().enumerate() {
+            assert!(read(&mut ring, seq as u32).is_none_or(|found| found == *bytes), "sector {sector}, bit {bit}");
         }
     }
 }
@@ -319,6 +356,8 @@ enum Step {
     Append(u32),
     /// The power fails so many flash operations from now.
     Cut(u64, Torn),
+    /// The flash operation so many from now fails, and the power stays.
+    Stumble(u64, Torn),
     /// The gateway knows so many more names.
     Advance(u32),
     /// The power fails between operations.
@@ -331,6 +370,7 @@ fn steps() -> impl Strategy<Value = Step> {
         4 => (0..14u64, prop::sample::select(ALL.to_vec()), any::<u64>()).prop_map(|(at, torn, seed)| {
             Step::Cut(at, if let Torn::SomeBits(_) = torn { Torn::SomeBits(seed) } else { torn })
         }),
+        3 => (0..14u64, prop::sample::select(ALL.to_vec())).prop_map(|(at, torn)| Step::Stumble(at, torn)),
         1 => (1..200u32).prop_map(Step::Advance),
         2 => Just(Step::Restart),
     ]
@@ -373,7 +413,7 @@ proptest! {
                     ),
                 }
             }
-            let mut cut = false;
+            let (mut cut, mut stumbles) = (false, false);
             loop {
                 let step = if left > 0 { Step::Append(left) } else {
                     match history.next() {
@@ -387,14 +427,17 @@ proptest! {
                         salt += 1;
                         let next = ring.next_seq();
                         prop_assert!(next >= unused);
-                        let bytes = content(next, salt);
+                        // Now and then a short one, for which there may still be room.
+                        let mut bytes = content(next, salt);
+                        bytes.truncate(if salt % 3 == 0 { 5 } else { bytes.len() });
                         match ring.append(&bytes) {
                             Ok(appended) => {
                                 prop_assert_eq!(appended.seq, next);
                                 kept.insert(next, (bytes, early));
                                 unused = next + 1;
                             }
-                            Err(_) => { prop_assert!(cut); left = 0; continue 'power; }
+                            Err(RingError::Flash(NorError::NoPower)) if cut => { left = 0; continue 'power; }
+                            Err(error) => { prop_assert!(stumbles, "{}", error); stumbles = false; }
                         }
                     }
                     Step::Advance(by) => {
@@ -402,7 +445,8 @@ proptest! {
                         let to = ring.next_seq() + by;
                         match ring.advance(to) {
                             Ok(_) => { prop_assert_eq!(ring.next_seq(), to); unused = to; }
-                            Err(_) => { prop_assert!(cut); continue 'power; }
+                            Err(RingError::Flash(NorError::NoPower)) if cut => continue 'power,
+                            Err(error) => { prop_assert!(stumbles, "{}", error); stumbles = false; }
                         }
                     }
                     Step::Cut(at, torn) => {
@@ -410,6 +454,14 @@ proptest! {
                         off.cut_in(at, torn);
                         cut = true;
                         early += 1;
+                        ring = Ring::open_or_format(off, 7).unwrap().0;
+                        prop_assert!(ring.next_seq() >= unused);
+                    }
+                    Step::Stumble(at, torn) => {
+                        let off = ring.into_flash();
+                        let at = off.0.operations() + at;
+                        off.0.stumble_at(at, torn);
+                        (stumbles, early) = (true, early + 1);
                         ring = Ring::open_or_format(off, 7).unwrap().0;
                         prop_assert!(ring.next_seq() >= unused);
                     }
