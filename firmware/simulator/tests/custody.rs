@@ -9,6 +9,7 @@ use node::session::{CLOCKLESS_RENEWAL_MS, Heard, Pace, Session};
 use proptest::prelude::*;
 use proptest::test_runner::FileFailurePersistence;
 use simulator::nor::Nor;
+use telemetry::limits::{CLOCK_ROUND_TRIP_MS_MAX, SESSION_RENEWAL_MS, UNRECEIPTED_RECORDS_MAX};
 use telemetry::mac::Key;
 use telemetry::record::{Event, EventCode, Reading, Round};
 use telemetry::session::{Anchor, Command, Nonce, Order, Receipt, Session as Message};
@@ -272,6 +273,7 @@ fn a_steady_link_costs_at_most_one_and_a_half_bytes_a_reading() {
     }
     world.pass(70_000, 0);
     assert_eq!(world.gateway.records, world.kept);
+    assert_eq!((world.session.counters().timeouts, world.session.counters().resent), (0, 0));
     let readings = f64::from(rounds * 8);
     let wire = (world.gateway.bytes - base) as f64 / readings;
     let flash = (world.ring.take().unwrap().into_flash().written() - written) as f64 / readings;
@@ -332,6 +334,124 @@ fn forged_stale_and_late_messages_change_nothing_and_are_counted() {
     assert!(command(1, 10_000).is_some());
     assert!(command(1, 10_000).is_none(), "each number is obeyed once");
     assert!(command(2, 2_999).is_none(), "what is late is not obeyed");
+    // Numbers are of a session: the next one begins anew, and the old one's word is void.
+    world.session.reopen();
+    world.pass(1_000, 0);
+    let fresh = world.gateway.nonce.unwrap();
+    for (nonce, obeyed) in [(nonce, false), (fresh, true)] {
+        let order = Order::Switch { actuator: 0, on: true, for_s: 60 };
+        let length = Command { counter: 1, not_after_ms: 10_000, order }.encode(&mut body).unwrap();
+        let message = sealed(&key(), Down::Command, nonce, &body[..length]);
+        assert_eq!(world.session.command(&message, 3_000).is_some(), obeyed);
+    }
+}
+
+#[test]
+fn receipts_only_release_more_and_only_for_their_own_ring() {
+    let mut world = World::new(19);
+    world.session.connected(0);
+    world.pass(1_000, 0);
+    for n in 0..100 {
+        world.keep(round(world.mono_ms(), n));
+    }
+    world.pass(2_000, 0);
+    world.gateway.next = 1_000_000;
+    let nonce = world.gateway.nonce.unwrap();
+    let (id, next) = (0xABCD, world.ring.as_ref().unwrap().next_seq());
+    let say = |world: &mut World, ring, next_receipt| {
+        let mut body = [0; 64];
+        let length = Receipt { ring, next: next_receipt, utc_ms: None }.encode(&mut body).unwrap();
+        let message = sealed(&key(), Down::Receipt, nonce, &body[..length]);
+        let heard = world.session.receipt(&message, world.mono_ms(), id, next);
+        (heard.beyond, world.session.released().unwrap())
+    };
+    let released = world.session.released().unwrap();
+    assert!(released > 90 && released <= next);
+    assert_eq!(say(&mut world, id, 5), (None, released), "a late one takes nothing back");
+    assert_eq!(say(&mut world, id + 1, next), (None, released), "one of another ring says nothing");
+    assert_eq!(say(&mut world, id, next), (None, next));
+    assert_eq!(say(&mut world, id, next + 7), (Some(next + 7), next + 7), "names not given here are told");
+}
+
+#[test]
+fn no_more_is_under_way_than_the_window_and_what_is_known_is_not_sent_again() {
+    let mut ring = Ring::open_or_format(Nor::<4096, 4>::new(64), 1).unwrap().0;
+    for n in 0..700 {
+        append(&mut ring, 1, &round(n * 10, n as u32));
+    }
+    let mut session = Session::new(name(), key(), 1, 40, PACE, 3);
+    session.connected(0);
+    let (mut nonce, mut sent) = (None, Vec::new());
+    let mut pass = |session: &mut Session, ring: &mut Ring<Nor>, now_ms: u64| {
+        session
+            .poll(now_ms, ring, &mut |kind, payload| {
+                match kind {
+                    Up::Session => match Message::decode(payload).unwrap() {
+                        Message::Open(open) => nonce = Some(open.nonce),
+                        Message::Ready(_) => {}
+                    },
+                    _ => {
+                        let envelope = Report::decode(payload).unwrap().envelope;
+                        sent.extend(envelope.first..envelope.first + envelope.count);
+                    }
+                }
+                true
+            })
+            .unwrap();
+        (nonce.unwrap(), std::mem::take(&mut sent))
+    };
+    let receipt = |nonce, next| {
+        let mut body = [0; 64];
+        let length = Receipt { ring: 1, next, utc_ms: Some(UTC) }.encode(&mut body).unwrap();
+        sealed(&key(), Down::Receipt, nonce, &body[..length])
+    };
+    let (nonce, _) = pass(&mut session, &mut ring, 10);
+    session.receipt(&receipt(nonce, 0), 20, 1, 700);
+    let (_, sent) = pass(&mut session, &mut ring, 60_100);
+    assert!(sent.iter().copied().eq(0..UNRECEIPTED_RECORDS_MAX), "{} are under way", sent.len());
+    // It has more than was sent to it since: another way, an earlier boot.
+    session.receipt(&receipt(nonce, 300), 60_200, 1, 700);
+    let (_, sent) = pass(&mut session, &mut ring, 60_300);
+    assert_eq!((sent.first(), sent.len() as u32), (Some(&300), UNRECEIPTED_RECORDS_MAX));
+}
+
+#[test]
+fn a_late_answer_tells_no_time_and_a_session_lasts_six_hours() {
+    for (trip_ms, known) in
+        [(u64::from(CLOCK_ROUND_TRIP_MS_MAX), true), (u64::from(CLOCK_ROUND_TRIP_MS_MAX) + 1, false)]
+    {
+        let mut ring = Ring::open_or_format(Nor::<4096, 4>::new(8), 1).unwrap().0;
+        let mut session = Session::new(name(), key(), 1, 40, PACE, 3);
+        session.connected(0);
+        let mut nonces = Vec::new();
+        let mut poll = |session: &mut Session, now_ms: u64| {
+            session
+                .poll(now_ms, &mut ring, &mut |_, payload| {
+                    if let Message::Open(open) = Message::decode(payload).unwrap() {
+                        nonces.push(open.nonce);
+                    }
+                    true
+                })
+                .unwrap();
+            (nonces.len(), *nonces.last().unwrap())
+        };
+        let (_, nonce) = poll(&mut session, 1_000);
+        let mut body = [0; 64];
+        let length = Receipt { ring: 1, next: 0, utc_ms: Some(UTC) }.encode(&mut body).unwrap();
+        session.receipt(&sealed(&key(), Down::Receipt, nonce, &body[..length]), 1_000 + trip_ms, 1, 0);
+        assert!(session.is_open());
+        let anchor = session.clock();
+        assert_eq!(anchor.is_some(), known);
+        if let Some(anchor) = anchor {
+            // The answer was written at any instant of the trip.
+            let most = (anchor.utc_ms - UTC).unsigned_abs()
+                + anchor.mono_ms.abs_diff(1_000).max(anchor.mono_ms.abs_diff(1_000 + trip_ms));
+            assert!(most <= u64::from(anchor.error_ms), "{most} ms off, {} promised", anchor.error_ms);
+        }
+        let lasts_ms = if known { SESSION_RENEWAL_MS } else { CLOCKLESS_RENEWAL_MS };
+        assert_eq!(poll(&mut session, trip_ms + lasts_ms).0, 1);
+        assert_eq!(poll(&mut session, 1_000 + trip_ms + lasts_ms).0, 2);
+    }
 }
 
 #[test]

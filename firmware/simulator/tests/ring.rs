@@ -236,6 +236,31 @@ fn a_cell_that_does_not_take_what_is_written_costs_no_record() {
 }
 
 #[test]
+fn frames_of_another_ring_or_of_seqs_long_gone_are_no_records() {
+    let mut full = Flash::new(4);
+    fill(&mut full, 3);
+    let (other, _) = Ring::open_or_format(Flash::new(4), 9).unwrap();
+    let (mut later, _) = Ring::open_or_format(Flash::new(4), 7).unwrap();
+    later.advance(65_536).unwrap();
+    // What an erasure that did not take would leave behind a fresh header.
+    for mut header in [other.into_flash(), later.into_flash()] {
+        for sector in 0..4 {
+            let bytes = header.bytes_mut();
+            let Some(from) = (0..4).rev().find(|at| bytes[at * 2048] != 0xff) else { unreachable!() };
+            let head = bytes[from * 2048..from * 2048 + 32].to_vec();
+            let mut flash = Flash::new(4);
+            flash.bytes_mut()[32..2048].copy_from_slice(&full.bytes_mut()[sector * 2048 + 32..][..2016]);
+            flash.bytes_mut()[..32].copy_from_slice(&head);
+            let (mut ring, made) = Ring::open_or_format(flash, 8).unwrap();
+            assert!(!made);
+            for seq in ring.floor()..ring.next_seq() {
+                assert_eq!(read(&mut ring, seq), None, "sector {sector}, seq {seq}");
+            }
+        }
+    }
+}
+
+#[test]
 fn a_reader_that_was_overtaken_finds_the_oldest_that_is_left() {
     let (mut ring, _) = Ring::open_or_format(Flash::new(4), 7).unwrap();
     for n in 0..200 {
