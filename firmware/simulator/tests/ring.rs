@@ -261,6 +261,30 @@ fn frames_of_another_ring_or_of_seqs_long_gone_are_no_records() {
 }
 
 #[test]
+fn after_a_sector_could_not_be_begun_nothing_goes_into_the_one_before() {
+    for torn in ALL {
+        // Three sectors: there is no other to pass on to.
+        let mut flash = Shared(Flash::new(3));
+        let (mut ring, _) = Ring::open_or_format(&mut flash, 7).unwrap();
+        for n in 0..4 {
+            ring.append(&[n; 440]).unwrap();
+        }
+        // The fifth has no room; the header of the next sector is its second operation.
+        let off = ring.into_flash();
+        let at = off.0.operations() + 1;
+        off.0.stumble_at(at, torn);
+        let (mut ring, _) = Ring::open_or_format(off, 7).unwrap();
+        assert!(ring.append(&[4; 440]).is_err());
+        let seq = ring.append(&[9; 5]).unwrap().seq;
+        let off = ring.into_flash();
+        let (mut ring, _) = Ring::open_or_format(off, 7).unwrap();
+        let mut buffer = [0; 512];
+        assert_eq!(ring.read(seq, &mut buffer).unwrap(), Some(&[9; 5][..]), "{torn:?}");
+        assert_eq!(ring.next_seq(), seq + 1, "{torn:?}");
+    }
+}
+
+#[test]
 fn a_reader_that_was_overtaken_finds_the_oldest_that_is_left() {
     let (mut ring, _) = Ring::open_or_format(Flash::new(4), 7).unwrap();
     for n in 0..200 {
