@@ -29,6 +29,7 @@ pub struct Process {
     name: String,
     child: Child,
     output: Arc<Output>,
+    readers: Vec<std::thread::JoinHandle<()>>,
 }
 
 #[derive(Debug)]
@@ -76,13 +77,14 @@ impl Process {
             .spawn()
             .with_context(|| format!("start {}", program.display()))?;
         let output = Arc::new(Output { lines: Mutex::default(), arrived: watch::Sender::new(0) });
+        let mut readers = Vec::new();
         if let Some(stdout) = child.stdout.take() {
-            read(stdout, output.clone());
+            readers.push(read(stdout, output.clone()));
         }
         if let Some(stderr) = child.stderr.take() {
-            read(stderr, output.clone());
+            readers.push(read(stderr, output.clone()));
         }
-        Ok(Self { name, child, output })
+        Ok(Self { name, child, output, readers })
     }
 
     /// Its process id.
@@ -171,6 +173,19 @@ impl Process {
         .await?
         .with_context(|| what.clone())
     }
+
+    /// Every kept line of a process that ends by itself, and how it ended. What it wrote last can
+    /// be read after its end only.
+    ///
+    /// # Errors
+    /// When it has not ended, and all that holds its outputs with it, within `within`.
+    pub async fn output(&mut self, within: Duration) -> Result<(ExitStatus, Vec<String>)> {
+        let status = self.end(within).await?;
+        let what = format!("last output of {}", self.name);
+        let readers = &self.readers;
+        until(&what, within, || async { readers.iter().all(|reader| reader.is_finished()).then_some(()) }).await?;
+        Ok((status, self.lines()))
+    }
 }
 
 impl Drop for Process {
@@ -187,7 +202,7 @@ impl Drop for Process {
 }
 
 /// Reads one output to its end on a thread of its own, which ends with the child.
-fn read(from: impl Read + Send + 'static, output: Arc<Output>) {
+fn read(from: impl Read + Send + 'static, output: Arc<Output>) -> std::thread::JoinHandle<()> {
     std::thread::spawn(move || {
         let mut from = BufReader::new(from);
         let mut line = Vec::new();
@@ -196,7 +211,7 @@ fn read(from: impl Read + Send + 'static, output: Arc<Output>) {
             output.push(String::from_utf8_lossy(&line).trim_end().to_owned());
             line.clear();
         }
-    });
+    })
 }
 
 #[cfg(test)]
@@ -215,6 +230,15 @@ mod tests {
         let process = shell("echo ready; echo oops >&2; exec tail -f /dev/null");
         assert_eq!(process.line("rea", SOON).await.unwrap(), "ready");
         assert_eq!(process.line("oops", SOON).await.unwrap(), "oops");
+    }
+
+    #[tokio::test]
+    async fn the_last_line_of_an_ended_process_is_there() {
+        for _ in 0..20 {
+            let (status, lines) = shell("seq 1000").output(SOON).await.unwrap();
+            assert!(status.success());
+            assert_eq!((lines.len(), lines.last().map(String::as_str)), (1000, Some("1000")));
+        }
     }
 
     #[tokio::test]

@@ -58,9 +58,7 @@ impl Tianyu {
     /// # Errors
     /// When it cannot be started or has not ended within `within`.
     pub async fn command(&self, arguments: &[&str], within: Duration) -> Result<(ExitStatus, Vec<String>)> {
-        let mut process = self.spawn(arguments)?;
-        let status = process.end(within).await?;
-        Ok((status, process.lines()))
+        self.spawn(arguments)?.output(within).await
     }
 
     /// Starts `tianyu run --config tianyu.toml`; the file must be there (see [`Tianyu::file`]).
