@@ -36,10 +36,7 @@ pub struct Round {
 pub enum EventCode {
     /// The node started; value = cause (0 unknown, 1 power, 2 watchdog, 3 software, 4 brown-out, 5 fault), detail = boots so far.
     Restarted,
-    /// An actuator changed; subject = actuator, value = 1 on, 0 off, detail = cause: 1 rule, 2 oxygen critical,
-    /// 3 channel failed or stuck, 4 readings missed, 5 no reading for too long, 6 restart, 7 order, 8 end of an order,
-    /// 9 by hand, 10 interlock, 11 end of its longest run, 12 it does not do what it is told, 13 in place of one that
-    /// does not run, 14 calibration, 15 night, 16 alarm.
+    /// An actuator changed; subject = actuator, value = 1 on, 0 off, detail = cause (a table of `CUSTODY.md`).
     ActuatorChanged,
     /// A part failed; subject = part, value = code, detail = more.
     Fault,
@@ -47,14 +44,12 @@ pub enum EventCode {
     ClockSet,
     /// A config took effect; value = its number, detail = its digest.
     ConfigApplied,
-    /// An alarm of the node's own was raised or cleared, or concerns others than before; subject = alarm, value = 1
-    /// raised, 0 cleared, detail = bit n for actuator n that it concerns (0 or 1 where it concerns the node). Alarms:
-    /// 0 oxygen critical, 1 control blind, 2 storage, 3 an aerator does not run, 4 an actuator does not do what it is
-    /// told, 5 an aerator is ineffective, 6 mains lost, 7 by hand, 8 calibration.
+    /// An alarm of the node's own was raised or cleared, or concerns others than before; subject = alarm (a table of
+    /// `CUSTODY.md`), value = 1 raised, 0 cleared, detail = bit n for actuator n that it concerns (0 or 1 where it
+    /// concerns the node).
     Alarm,
     /// A command was carried out or refused; subject = actuator or channel, value = its counter, detail = outcome:
-    /// 0 done, 1 no such actuator or channel, 2 oxygen is low or unknown, 3 it stands in its safe state, 4 interlock,
-    /// 5 switched by hand, 6 night.
+    /// 0 done, else why not (a table of `CUSTODY.md`).
     CommandAnswered,
     /// The ring was formatted; value = ring id.
     RingFormatted,
