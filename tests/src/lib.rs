@@ -91,6 +91,15 @@ pub fn recorded() -> Result<Option<std::path::PathBuf>> {
     Ok(found)
 }
 
+/// A Python 3, for the node written from the protocol page. `None` where `tests/run` has said that
+/// there is none, which counts the test as skipped.
+///
+/// # Errors
+/// When there is no `python3`, or the skip cannot be told.
+pub fn python() -> Result<Option<std::path::PathBuf>> {
+    if skipped("python3")? { Ok(None) } else { program("python3", "TIANYU_PYTHON", "python/python3").map(Some) }
+}
+
 /// Whether `tests/run` could not get `server` here and has said so; then the test is skipped, and
 /// counted as skipped. Without `tests/run` a missing server is an error with a remedy.
 fn skipped(server: &str) -> Result<bool> {
