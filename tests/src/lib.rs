@@ -100,6 +100,16 @@ pub fn python() -> Result<Option<std::path::PathBuf>> {
     if skipped("python3")? { Ok(None) } else { program("python3", "TIANYU_PYTHON", "python/python3").map(Some) }
 }
 
+/// The emulator of boards with an ARM processor; `None` when `tests/run` has said that there is
+/// none here, which counts the test as skipped.
+///
+/// # Errors
+/// When there is no `qemu-system-arm`.
+pub fn qemu() -> Result<Option<std::path::PathBuf>> {
+    let name = "qemu-system-arm";
+    if skipped(name)? { Ok(None) } else { program(name, "TIANYU_QEMU", "qemu/qemu-system-arm").map(Some) }
+}
+
 /// Whether `tests/run` could not get `server` here and has said so; then the test is skipped, and
 /// counted as skipped. Without `tests/run` a missing server is an error with a remedy.
 fn skipped(server: &str) -> Result<bool> {
