@@ -12,6 +12,7 @@ use anyhow::{Context, Result, bail};
 pub mod books;
 pub mod custodian;
 pub mod farm;
+pub mod delivery;
 pub mod influx;
 pub mod ledger;
 pub mod mosquitto;
