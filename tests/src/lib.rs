@@ -15,6 +15,7 @@ pub mod farm;
 pub mod delivery;
 pub mod influx;
 pub mod ledger;
+pub mod measure;
 pub mod mosquitto;
 pub mod process;
 pub mod tianyu;

@@ -62,6 +62,12 @@ impl Mosquitto {
         self.port
     }
 
+    /// Its process.
+    #[must_use]
+    pub fn process(&self) -> &Process {
+        &self.process
+    }
+
     /// Kills it with SIGKILL. It keeps only what it had saved by then.
     ///
     /// # Errors
