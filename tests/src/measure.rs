@@ -2,9 +2,11 @@
 //! several runs. It judges nothing: figures are for people, and a busy machine is no failure.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use rustix::io::Errno;
 
 /// Runs of each measurement.
 pub const RUNS: usize = 5;
@@ -48,13 +50,32 @@ pub fn cpu(process: u32) -> Result<BTreeMap<String, Duration>> {
     let mut used: BTreeMap<String, Duration> = BTreeMap::new();
     for thread in std::fs::read_dir(format!("/proc/{process}/task")).context("threads of a process")? {
         let folder = thread.context("threads of a process")?.path();
-        let name = std::fs::read_to_string(folder.join("comm")).context("name of a thread")?;
+        let (Some(name), Some(text)) = (of_thread(&folder, "comm")?, of_thread(&folder, "schedstat")?) else {
+            continue;
+        };
         // Nanoseconds on a processor come first (Documentation/scheduler/sched-stats.rst).
-        let text = std::fs::read_to_string(folder.join("schedstat")).context("CPU of a thread")?;
         let nanos = text.split_whitespace().next().and_then(|word| word.parse().ok()).context("CPU of a thread")?;
         *used.entry(name.trim().to_owned()).or_default() += Duration::from_nanos(nanos);
     }
     Ok(used)
+}
+
+/// One of a thread's files; none when it has ended meanwhile.
+fn of_thread(folder: &Path, file: &str) -> Result<Option<String>> {
+    match std::fs::read_to_string(folder.join(file)) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) if error.raw_os_error() == Some(Errno::SRCH.raw_os_error()) => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("{file} of a thread")),
+    }
+}
+
+/// CPU that this process has used so far, in all its threads.
+///
+/// # Errors
+/// When the system does not account for threads.
+pub fn own_cpu() -> Result<Duration> {
+    Ok(cpu(std::process::id())?.values().sum())
 }
 
 /// Memory of a process that is in RAM, in bytes.

@@ -51,7 +51,8 @@ pub(crate) fn run() -> Result<()> {
 fn row(what: &str, parts: impl Fn() -> Result<Parts>) -> Result<()> {
     let properties: Vec<Property> = parts()?.config.channels.iter().map(|channel| channel.property).collect();
     let many = deliver(parts()?, 10 * ROUNDS, ROUNDS as u16)?;
-    let one = deliver(parts()?, 10, 1)?;
+    // Long enough that the last is beyond every warm-up.
+    let one = deliver(parts()?, 2 * ROUNDS, 1)?;
     let others: [fn(&[Taken], &[Property]) -> Result<Vec<u8>>; 3] = [sparkplug, senml, json];
     print!("{what:>26} {:>9} {:>7.2}", properties.len(), many.flash_bytes_per_reading());
     let ours = |delivery: &Delivery| delivery.reports.iter().map(Vec::len).max().unwrap_or(0);
@@ -62,7 +63,6 @@ fn row(what: &str, parts: impl Fn() -> Result<Parts>) -> Result<()> {
         for rounds in many.rounds.chunks(ROUNDS) {
             bytes += other(rounds, &properties)?.len();
         }
-        // The last: the first may still lack what warms up.
         let whole = other(one.rounds.last_chunk::<1>().context("a round")?, &properties)?.len();
         print!(" {:>16}", figure(bytes as f64 / many.readings() as f64, whole));
     }

@@ -10,7 +10,7 @@ use gateway::sinks::influx::{Client, Target, Timeouts};
 use gateway::sinks::line::Lines;
 use system_tests::Influx;
 use system_tests::influx::{BUCKET, ORG, TOKEN};
-use system_tests::measure::{RUNS, Spread, cpu};
+use system_tests::measure::{RUNS, Spread, own_cpu};
 use tokio_util::sync::CancellationToken;
 
 use crate::entries::{BEGAN_MS, accepted};
@@ -24,11 +24,6 @@ const REQUEST_LINES: usize = 5_000;
 fn entries(run: u32) -> Vec<Accepted> {
     let rounds = run * ROUNDS..(run + 1) * ROUNDS;
     rounds.flat_map(|seq| (0..NODES).map(move |node| accepted(node, seq, BEGAN_MS + i64::from(seq) * 60_000))).collect()
-}
-
-/// CPU of this process so far, in µs.
-fn own_cpu_us() -> Result<f64> {
-    Ok(cpu(std::process::id())?.values().map(|used| used.as_secs_f64() * 1e6).sum())
 }
 
 pub(crate) async fn run() -> Result<()> {
@@ -51,15 +46,15 @@ fn compare(url: &str) -> Result<()> {
     // The first two runs make the series.
     for run in 0..=RUNS as u32 {
         let batch = entries(2 * run);
-        let (used, began) = (own_cpu_us()?, Instant::now());
+        let (used, began) = (own_cpu()?, Instant::now());
         for batch in batch.chunks(REQUEST_LINES) {
             sink.store(batch, 0, 0, &mut Status::default()).map_err(|failure| anyhow!("{failure:?}"))?;
         }
-        let (our_time, our_use) = (began.elapsed(), own_cpu_us()? - used);
+        let (our_time, our_use) = (began.elapsed(), own_cpu()? - used);
 
         let mut lines = Lines::default();
         entries(2 * run + 1).iter().for_each(|accepted| lines.push(accepted));
-        let (used, began) = (own_cpu_us()?, Instant::now());
+        let (used, began) = (own_cpu()?, Instant::now());
         for first in (0..lines.len()).step_by(REQUEST_LINES) {
             let body = lines.text(first..lines.len().min(first + REQUEST_LINES)).to_owned();
             let request = http.post(&write).header("Authorization", format!("Token {TOKEN}")).body(body);
@@ -67,9 +62,9 @@ fn compare(url: &str) -> Result<()> {
         }
         if run > 0 {
             ours.push(count / our_time.as_secs_f64());
-            our_cpu.push(our_use / count);
+            our_cpu.push(our_use.as_secs_f64() * 1e6 / count);
             bare.push(count / began.elapsed().as_secs_f64());
-            bare_cpu.push((own_cpu_us()? - used) / count);
+            bare_cpu.push((own_cpu()? - used).as_secs_f64() * 1e6 / count);
         }
     }
     println!("lines of 8 values into InfluxDB 2.7, {REQUEST_LINES} a request\n");
