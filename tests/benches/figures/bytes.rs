@@ -53,7 +53,7 @@ fn row(what: &str, parts: impl Fn() -> Result<Parts>) -> Result<()> {
     let many = deliver(parts()?, 10 * ROUNDS, ROUNDS as u16)?;
     // Long enough that the last is beyond every warm-up.
     let one = deliver(parts()?, 2 * ROUNDS, 1)?;
-    let others: [fn(&[Taken], &[Property]) -> Result<Vec<u8>>; 3] = [sparkplug, senml, json];
+    let others: [Encoding; 3] = [sparkplug, senml, json];
     print!("{what:>26} {:>9} {:>7.2}", properties.len(), many.flash_bytes_per_reading());
     let ours = |delivery: &Delivery| delivery.reports.iter().map(Vec::len).max().unwrap_or(0);
     let figure = |each: f64, whole: usize| format!("{each:.2} ({whole})");
@@ -69,6 +69,9 @@ fn row(what: &str, parts: impl Fn() -> Result<Parts>) -> Result<()> {
     println!();
     Ok(())
 }
+
+/// Rounds and what their channels measure, as bytes of a message.
+type Encoding = fn(&[Taken], &[Property]) -> Result<Vec<u8>>;
 
 /// The values of a round that are there, with their channels.
 fn values<'t>(taken: &'t Taken, properties: &'t [Property]) -> impl Iterator<Item = (u8, Property, f64)> + 't {

@@ -48,9 +48,11 @@ pub(crate) fn run() -> Result<()> {
 /// Makes so many records durable with one commit.
 type Commit = Box<dyn FnMut(usize) -> Result<()>>;
 
-/// What is compared, by name: each opens a store in a folder.
-const STORES: [(&str, fn(&Path) -> Result<Commit>); 3] =
-    [("spool", to_spool), ("file, fdatasync", to_file), ("SQLite, WAL, FULL", to_sqlite)];
+/// Opens a store in a folder.
+type Open = fn(&Path) -> Result<Commit>;
+
+/// What is compared, by name.
+const STORES: [(&str, Open); 3] = [("spool", to_spool), ("file, fdatasync", to_file), ("SQLite, WAL, FULL", to_sqlite)];
 
 /// A folder on the disk that the repository is on: the temporary one may be in memory.
 pub(crate) fn folder() -> Result<tempfile::TempDir> {
