@@ -11,8 +11,8 @@ use anyhow::{Context, Result, bail};
 
 pub mod books;
 pub mod custodian;
-pub mod farm;
 pub mod delivery;
+pub mod farm;
 pub mod influx;
 pub mod ledger;
 pub mod measure;
