@@ -13,6 +13,14 @@ use crate::world::{Cage, World, oxygen_saturation_mg_l};
 /// Salinity of the place where the recording was made, for mg/L from %: open shore of Nova Scotia.
 const SALINITY: f64 = 31.0;
 
+/// What the columns are. The logger's own tilt and battery are only in [`Rows`].
+const COLUMNS: [(Property, &str); 4] = [
+    (Property::OxygenSaturation, "Dissolved Oxygen"),
+    (Property::WaterTemperature, "Temperature"),
+    (Property::Tilt, "Device Tilt"),
+    (Property::BatteryVoltage, "Battery Voltage"),
+];
+
 /// Why a recording cannot be played.
 #[derive(Debug, thiserror::Error)]
 pub enum RecordingError {
@@ -52,30 +60,10 @@ impl Recording {
     /// # Errors
     /// When it is no such recording.
     pub fn parse(text: &str) -> Result<Self, RecordingError> {
-        let mut lines = text.lines();
-        let header: Vec<&str> = lines.next().unwrap_or_default().split(',').collect();
-        let column =
-            |name: &'static str| header.iter().position(|it| *it == name).ok_or(RecordingError::NoColumn(name));
-        let time = column("Timestamp(UTC)")?;
-        let columns = [
-            (Property::OxygenSaturation, column("Dissolved Oxygen")?),
-            (Property::WaterTemperature, column("Temperature")?),
-        ];
-        let (mut series, mut skipped) = (BTreeMap::<Property, BTreeMap<i64, f64>>::new(), 0);
-        for line in lines {
-            let cells: Vec<&str> = line.split(',').collect();
-            let at_ms = cells.get(time).and_then(|cell| utc_ms(cell));
-            let value = columns.iter().find_map(|(property, column)| {
-                let value: f64 = cells.get(*column)?.parse().ok()?;
-                value.is_finite().then_some((*property, value))
-            });
-            match at_ms.zip(value) {
-                Some((at_ms, (property, value))) => {
-                    series.entry(property).or_default().insert(at_ms, value);
-                }
-                None => skipped += 1,
-            }
-        }
+        let mut series = BTreeMap::<Property, BTreeMap<i64, f64>>::new();
+        let skipped = rows(text, &COLUMNS[..2], |at_ms, property, value| {
+            series.entry(property).or_default().insert(at_ms, value);
+        })?;
         let ends = |it: &BTreeMap<i64, f64>| Some((*it.first_key_value()?.0, *it.last_key_value()?.0));
         let (first, last) = series
             .values()
@@ -166,6 +154,83 @@ impl World for RecordedCage {
     }
 }
 
+/// A recording row by row, whatever its dates: one row in each period of the simulation, and of
+/// what a row does not tell there is no value then.
+#[derive(Clone, Debug)]
+pub struct Rows {
+    rows: Vec<(Property, f64)>,
+    skipped: usize,
+    began_utc_ms: i64,
+    period_ms: i64,
+    at: usize,
+}
+
+impl Rows {
+    /// Reads the text of such a file; its first row is played from the simulation's beginning on.
+    ///
+    /// # Errors
+    /// When it is no such recording.
+    pub fn parse(text: &str, began_utc_ms: i64, period_s: u16) -> Result<Self, RecordingError> {
+        let mut played = Vec::new();
+        let skipped = rows(text, &COLUMNS, |_, property, value| played.push((property, value)))?;
+        if played.is_empty() {
+            return Err(RecordingError::Empty);
+        }
+        let period_ms = i64::from(period_s.max(1)) * 1_000;
+        Ok(Self { rows: played, skipped, began_utc_ms, period_ms, at: 0 })
+    }
+
+    /// The rows that are played.
+    pub fn rows(&self) -> &[(Property, f64)] {
+        &self.rows
+    }
+
+    /// Rows without a time or a value.
+    pub fn skipped(&self) -> usize {
+        self.skipped
+    }
+}
+
+impl World for Rows {
+    fn step(&mut self, utc_ms: i64, _dt_s: f64) {
+        self.at = usize::try_from((utc_ms - self.began_utc_ms) / self.period_ms).unwrap_or(0);
+    }
+
+    fn value(&self, property: Property, _depth_m: f64) -> Option<f64> {
+        self.rows.get(self.at).filter(|(of, _)| *of == property).map(|(_, value)| *value)
+    }
+
+    fn switch(&mut self, _actuator: u8, _on: bool) {}
+}
+
+/// Hands over each row with a time and a value of one of these columns; how many have not.
+fn rows(
+    text: &str,
+    columns: &[(Property, &'static str)],
+    mut take: impl FnMut(i64, Property, f64),
+) -> Result<usize, RecordingError> {
+    let mut lines = text.lines();
+    let header: Vec<&str> = lines.next().unwrap_or_default().split(',').collect();
+    let column = |name: &'static str| header.iter().position(|it| *it == name).ok_or(RecordingError::NoColumn(name));
+    let time = column("Timestamp(UTC)")?;
+    let columns: Vec<_> =
+        columns.iter().map(|(property, name)| Ok((*property, column(name)?))).collect::<Result<_, RecordingError>>()?;
+    let mut skipped = 0;
+    for line in lines {
+        let cells: Vec<&str> = line.split(',').collect();
+        let at_ms = cells.get(time).and_then(|cell| utc_ms(cell));
+        let value = columns.iter().find_map(|(property, column)| {
+            let value: f64 = cells.get(*column)?.parse().ok()?;
+            value.is_finite().then_some((*property, value))
+        });
+        match at_ms.zip(value) {
+            Some((at_ms, (property, value))) => take(at_ms, property, value),
+            None => skipped += 1,
+        }
+    }
+    Ok(skipped)
+}
+
 /// `2018-03-01 1:41`, UTC, as ms since 1970.
 fn utc_ms(text: &str) -> Option<i64> {
     let (date, time) = text.trim().split_once(' ')?;
@@ -209,6 +274,24 @@ mod tests {
         recording.step(0, 4.0 * 3_600.0);
         assert_eq!(recording.value(Property::OxygenSaturation, 0.0), Some(90.0));
         assert_eq!(recording.value(Property::WaterTemperature, 0.0), Some(1.5));
+    }
+
+    #[test]
+    fn row_by_row_each_period_has_one_value() {
+        let text = "Timestamp(UTC),Dissolved Oxygen,Temperature,Device Tilt,Battery Voltage\n\
+            209s after startup (time not set),,22.68,,\n\
+            2018-03-01 1:41,100.5,,,\n2018-03-01 1:41,99,,,\n2018-03-01 3:41,,,6.1,\n2018-03-01 5:41,,,,\n";
+        let mut rows = Rows::parse(text, 1_000_000, 60).unwrap();
+        assert_eq!((rows.rows().len(), rows.skipped()), (3, 2));
+        let mut values = |utc_ms, property| {
+            rows.step(utc_ms, 0.0);
+            rows.value(property, 0.0)
+        };
+        assert_eq!(values(1_000_000, Property::OxygenSaturation), Some(100.5));
+        assert_eq!(values(1_060_000, Property::OxygenSaturation), Some(99.0));
+        assert_eq!(values(1_060_000, Property::Tilt), None);
+        assert_eq!(values(1_179_999, Property::Tilt), Some(6.1));
+        assert_eq!(values(1_180_000, Property::Tilt), None);
     }
 
     #[test]
