@@ -20,6 +20,8 @@ use crate::instrument::Fault;
 
 /// First and longest pause between attempts to connect.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
+/// Longest real time until the other side has answered a connection.
+const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 /// Requests that wait within the MQTT client: every record that may be under way in a report of its
 /// own, and some more.
 const REQUESTS_MAX: usize = 300;
@@ -184,7 +186,7 @@ async fn connect(name: NodeName, token: String, endpoint: Endpoint, tell: Tell, 
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
-            lasted = converse(&name, &token, &endpoint, &tell) => {
+            lasted = converse(&name, &token, &endpoint, CONNECT_WITHIN, &tell) => {
                 if lasted {
                     pause = BACK_OFF.0;
                 }
@@ -239,7 +241,13 @@ pub(crate) fn filter(name: &NodeName) -> String {
 }
 
 /// One connection, from beginning to end; whether it came as far as a subscription.
-pub(crate) async fn converse(name: &NodeName, token: &str, endpoint: &Endpoint, tell: &Tell) -> bool {
+pub(crate) async fn converse(
+    name: &NodeName,
+    token: &str,
+    endpoint: &Endpoint,
+    connect_within: Duration,
+    tell: &Tell,
+) -> bool {
     let mut options = MqttOptions::new(name.as_str(), &endpoint.host, endpoint.port);
     options.set_credentials(name.as_str(), token);
     options.set_clean_session(true);
@@ -249,6 +257,7 @@ pub(crate) async fn converse(name: &NodeName, token: &str, endpoint: &Endpoint, 
     // Nagle's algorithm and the peer's delayed acknowledgement would add 40 ms to each message.
     let mut network = NetworkOptions::new();
     network.set_tcp_nodelay(true);
+    network.set_connection_timeout(connect_within.as_secs());
     events.set_network_options(network);
     let mut subscribed = false;
     loop {

@@ -36,7 +36,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The fleet stands: something is under way and does not come.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{node} waits for {what} at {at_ms} ms of the simulation, for more than {PATIENCE:?}")]
+#[error("{node} waits for {what} at {at_ms} ms of the simulation, for more than {patience:?}")]
 pub struct Stuck {
     /// Which node.
     pub node: String,
@@ -44,6 +44,8 @@ pub struct Stuck {
     pub what: &'static str,
     /// When, ms of the simulation.
     pub at_ms: u64,
+    /// For how long in real time.
+    pub patience: Duration,
 }
 
 /// A node's way to the gateway.
@@ -120,6 +122,7 @@ pub struct Lockstep {
     clock: VirtualClock,
     endpoint: Endpoint,
     connections: u64,
+    patience: Duration,
     tell: mpsc::Sender<(u64, Told)>,
     told: mpsc::Receiver<(u64, Told)>,
 }
@@ -142,7 +145,14 @@ impl Lockstep {
             pause_us: BACK_OFF_US.0,
         };
         let members = (0..).zip(hosts).map(member).collect();
-        Self { members, clock, endpoint: endpoint.clone(), connections: 0, tell, told }
+        Self { members, clock, endpoint: endpoint.clone(), connections: 0, patience: PATIENCE, tell, told }
+    }
+
+    /// With another longest real time for one simulated instant.
+    #[must_use]
+    pub fn patient(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
     }
 
     /// Time of the simulation, ms.
@@ -273,7 +283,7 @@ impl Lockstep {
     /// Does everything that is due now, until nothing is under way.
     async fn settle(&mut self) -> Result<(), Stuck> {
         let now_us = self.clock.mono_us();
-        let by = tokio::time::Instant::now() + PATIENCE;
+        let by = tokio::time::Instant::now() + self.patience;
         for index in 0..self.members.len() {
             if self.members.get(index).is_some_and(|member| member.wake_us() <= now_us) {
                 self.act(index, now_us);
@@ -290,7 +300,7 @@ impl Lockstep {
             let Some((node, what)) = self.members.iter().find_map(waits) else { return Ok(()) };
             // The channel cannot end: this side has a sender too.
             let Ok(Some((connection, told))) = tokio::time::timeout_at(by, self.told.recv()).await else {
-                return Err(Stuck { node, what, at_ms: now_us / 1_000 });
+                return Err(Stuck { node, what, at_ms: now_us / 1_000, patience: self.patience });
             };
             self.hear(connection, told, now_us);
         }
@@ -313,8 +323,10 @@ impl Lockstep {
             self.connections += 1;
             let tell = Tell { to: self.tell.clone(), connection: self.connections };
             let (name, token, endpoint) = (member.name.clone(), member.token.clone(), self.endpoint.clone());
+            // A refusal is heard at once; no answer at all is for the driver to complain of.
+            let connect_within = 2 * self.patience + Duration::from_secs(1);
             let task = tokio::spawn(async move {
-                fleet::converse(&name, &token, &endpoint, &tell).await;
+                fleet::converse(&name, &token, &endpoint, connect_within, &tell).await;
                 // Nobody listens when the fleet has stopped.
                 let _heard = tell.to.send((tell.connection, Told::Disconnected)).await;
             });
