@@ -297,3 +297,89 @@ pub fn same_points(expected: &BTreeMap<PointName, Fields>, found: &BTreeMap<Poin
     ensure!(more.is_none(), "InfluxDB has {more:?}, the history has not");
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(seq: u32) -> Name {
+        ("pond-0".to_owned(), 9, seq)
+    }
+
+    fn place() -> Place {
+        (350_181, "fuqing".to_owned(), "1号塘".to_owned(), "0.3 m".to_owned())
+    }
+
+    fn reading() -> Reading {
+        Reading { value: Some(7.19), flag: 1, tests: 0, raw: Some(7.31), calibration: 2 }
+    }
+
+    fn books() -> (BTreeMap<Name, Taken>, BTreeMap<Name, Stored>) {
+        let property = Property::DissolvedOxygen;
+        let readings = vec![(1, property, reading())];
+        let taken = Taken { boot: 1, at_ms: 1_780_243_200_000, readings };
+        let readings = vec![("water".to_owned(), property.name().to_owned(), place(), reading())];
+        let stored = Stored { time_ms: 1_780_243_200_050, error_ms: 50, readings };
+        ([(name(1), taken.clone()), (name(2), taken)].into(), [(name(1), stored.clone()), (name(2), stored)].into())
+    }
+
+    fn agree(taken: &BTreeMap<Name, Taken>, stored: &BTreeMap<Name, Stored>) -> Result<Agreement> {
+        compare(taken, stored, |_, _, _| Some(place()))
+    }
+
+    #[test]
+    fn books_that_say_the_same_agree_and_what_is_not_stored_is_named() {
+        let (taken, mut stored) = books();
+        let agreement = agree(&taken, &stored).unwrap();
+        assert_eq!((agreement.rounds, agreement.readings, agreement.off_ms_max), (2, 2, 50));
+        stored.remove(&name(2));
+        assert_eq!(agree(&taken, &stored).unwrap().unstored, [name(2)]);
+    }
+
+    #[test]
+    fn any_other_difference_is_one() {
+        let changes: [fn(&mut Stored); 10] = [
+            |it| it.time_ms += 2,
+            |it| it.error_ms -= 2,
+            |it| drop(it.readings.pop()),
+            |it| it.readings.push(it.readings[0].clone()),
+            |it| it.readings[0].2.2 = "2号塘".to_owned(),
+            |it| it.readings[0].3.value = Some(7.18),
+            |it| it.readings[0].3.flag = 3,
+            |it| it.readings[0].3.tests = 8,
+            |it| it.readings[0].3.raw = None,
+            |it| it.readings[0].3.calibration = 1,
+        ];
+        for (at, change) in changes.iter().enumerate() {
+            let (taken, mut stored) = books();
+            change(stored.get_mut(&name(2)).unwrap());
+            assert!(agree(&taken, &stored).is_err(), "change {at}");
+        }
+        let (mut taken, stored) = books();
+        taken.remove(&name(1));
+        assert!(agree(&taken, &stored).is_err(), "a record that nobody took");
+    }
+
+    #[test]
+    fn the_gateways_own_tests_may_worsen_a_flag_and_nothing_else() {
+        let found = i64::from(Tests::DEVIATION.bits());
+        let of = |flag, tests| Reading { flag, tests, ..reading() };
+        assert_eq!(judged(&reading(), &of(3, found)), Some(true));
+        assert_eq!(judged(&of(4, 4), &of(3, 4 | found)), None, "bettered");
+        assert_eq!(judged(&reading(), &of(3, 0)), None, "without a reason");
+        assert_eq!(judged(&reading(), &Reading { value: Some(7.2), ..of(3, found) }), None);
+    }
+
+    #[test]
+    fn points_differ_by_a_field_too_many_or_too_few() {
+        let point = ("water".to_owned(), "pond-0".to_owned(), place(), 1_780_243_200_050);
+        let fields = |names: &[&str]| names.iter().map(|name| ((*name).to_owned(), 1.0)).collect::<Fields>();
+        let all = |names: &[&str]| BTreeMap::from([(point.clone(), fields(names))]);
+        assert!(same_points(&all(&["ph"]), &all(&["ph"])).is_ok());
+        for (expected, found) in [(all(&["ph"]), all(&["ph", "ph_raw"])), (all(&["ph", "ph_flag"]), all(&["ph"]))] {
+            assert!(same_points(&expected, &found).is_err());
+        }
+        assert!(same_points(&BTreeMap::new(), &all(&["ph"])).is_err());
+        assert!(same_points(&all(&["ph"]), &BTreeMap::new()).is_err());
+    }
+}
