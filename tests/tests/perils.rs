@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context as _, Result, ensure};
+use gateway::accept::held::Reason;
 use rand::{Rng, RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 use simulator::fleet::Order;
@@ -148,11 +149,11 @@ async fn campaign(seed: u64, days: u64) -> Result<()> {
     }
     let (agreement, _) = farm.agreement().await?;
     let waiting = farm.gateway.acceptor().waiting();
-    let is_held = |(node, ring, seq): &books::Name| {
+    let held_for = |(node, ring, seq): &books::Name| {
         let covers = |it: &gateway::accept::held::Summary| {
             it.node == *node && it.ring == *ring && (it.from..it.from + it.count).contains(seq)
         };
-        waiting.iter().any(|(_, it)| covers(it))
+        waiting.iter().find(|(_, it)| covers(it)).map(|(_, it)| it.reason)
     };
     let (mut lost, mut held, mut waits) = (0, 0, 0);
     for name in &agreement.unstored {
@@ -160,7 +161,11 @@ async fn campaign(seed: u64, days: u64) -> Result<()> {
         let present = host.ring().is_some_and(|(ring, ..)| ring == name.1);
         if losses.has(name) {
             lost += 1;
-        } else if is_held(name) {
+        } else if let Some(reason) = held_for(name) {
+            // A boot that never knew the time waits for a later one of its ring that does; all of
+            // those that have their ring still know it now.
+            let for_ever = !present && reason.blocks();
+            ensure!(for_ever || reason == Reason::Clash, "seed {seed}: {name:?} is held: {}", reason.text());
             held += 1;
         } else if present && host.session().released().is_some_and(|released| name.2 >= released) {
             waits += 1;
