@@ -326,6 +326,7 @@ impl<F: NorFlash> Node<F> {
         let digest = i64::from(self.config.digest());
         self.tell(now_ms, EventCode::ConfigApplied, 0, i64::from(self.config.number), digest);
         self.describe(now_ms);
+        self.read_once = 0;
         Ok(())
     }
 
@@ -486,6 +487,7 @@ impl<F: NorFlash> Node<F> {
         let (next, unkept) = (self.ring.as_ref().map(Ring::next_seq), self.counters.unkept);
         self.keep(&record, now_ms);
         self.round_seq = next.filter(|_| self.counters.unkept == unkept);
+        self.describe_again(now_ms);
         if let Record::Round(round) = record {
             self.round = round;
         }
@@ -585,8 +587,16 @@ impl<F: NorFlash> Node<F> {
             .extend(actuators.map(|(actuator, of)| ActuatorDescription { actuator, kind: of.kind.id() }));
         self.keep(&Record::Description(description), now_ms);
         self.described = self.ring.as_ref().map(Ring::next_seq);
-        self.read_once = 0;
         self.hurry();
+    }
+
+    /// The ring always holds what its channels mean: a gateway that has never heard it could place
+    /// none of the rounds that outlive their description, nor any to come.
+    fn describe_again(&mut self, now_ms: u64) {
+        let floor = self.ring.as_ref().map(Ring::floor);
+        if self.described.zip(floor).is_some_and(|(described, floor)| described <= floor) {
+            self.describe(now_ms);
+        }
     }
 
     fn tell(&mut self, t_ms: u64, code: EventCode, subject: u8, value: i64, detail: i64) {

@@ -185,3 +185,21 @@ fn a_thousand_light_nodes_fit_into_one_process() {
     let rounds: std::collections::BTreeSet<usize> = hosts.iter().map(|host| host.ledger().count()).collect();
     assert_eq!(rounds, [2].into());
 }
+
+#[test]
+fn a_ring_that_has_gone_round_still_says_what_its_channels_mean() {
+    let parts = sites::pond(&keys, 1, Flash::new(8)).unwrap();
+    let flash = parts.flash.clone();
+    let mut host = Host::new(parts, BEGAN_MS, 0).unwrap();
+    // Twelve hours, a minute at a time: a host takes only so many steps at once.
+    (1..=720u64).for_each(|minute| host.run(minute * 60_000_000));
+    host.power_off();
+    let (mut ring, made) = node::ring::Ring::open_or_format(flash, 1).unwrap();
+    assert!(!made && ring.floor() > 1_000, "nothing was overwritten: {}", ring.floor());
+    let mut bytes = [0; telemetry::limits::RECORD_BYTES_MAX];
+    let described = (ring.floor()..ring.next_seq()).any(|seq| {
+        let record = ring.read(seq, &mut bytes).unwrap().map(|bytes| telemetry::Record::decode(bytes).unwrap().1);
+        matches!(record, Some(telemetry::Record::Description(_)))
+    });
+    assert!(described, "no description in {}..{}", ring.floor(), ring.next_seq());
+}
