@@ -202,7 +202,9 @@ impl File {
         connection
             .execute_batch(&format!(
                 "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA busy_timeout=5000;
-                 PRAGMA application_id={APPLICATION_ID}; PRAGMA user_version={FORMAT}; {SCHEMA}"
+                 BEGIN IMMEDIATE;
+                 PRAGMA application_id={APPLICATION_ID}; PRAGMA user_version={FORMAT}; {SCHEMA}
+                 COMMIT;"
             ))
             .map_err(sqlite("prepare"))?;
         Ok(Self { connection, series: Series::default() })
@@ -365,13 +367,22 @@ fn check(connection: &Connection, path: &Path) -> Result<(), HistoryError> {
                 .map_err(|source| HistoryError::Sqlite { doing: "read", path: path.to_owned(), source })
         };
     let foreign = |found: String| Err(HistoryError::Foreign { path: path.to_owned(), found });
-    let (application, format, pages) = (pragma("application_id")?, pragma("user_version")?, pragma("page_count")?);
+    let (application, format) = (pragma("application_id")?, pragma("user_version")?);
     match (application, format) {
-        (0, 0) if pages == 0 => Ok(()),
+        // A new file, or one that a kill has left before the transaction that makes it ours.
+        (0, 0) if is_empty(connection, path)? => Ok(()),
         (APPLICATION_ID, 1..=FORMAT) => Ok(()),
         (APPLICATION_ID, newer) => foreign(format!("of history format {newer}; this program knows {FORMAT}")),
         _ => foreign("not a history file".to_owned()),
     }
+}
+
+/// Whether nothing was ever made in this file.
+fn is_empty(connection: &Connection, path: &Path) -> Result<bool, HistoryError> {
+    connection
+        .query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get::<_, i64>(0))
+        .map(|objects| objects == 0)
+        .map_err(|source| HistoryError::Sqlite { doing: "read", path: path.to_owned(), source })
 }
 
 /// The history for reading, beside a running gateway or without one.
@@ -427,7 +438,9 @@ impl Reader {
                 continue;
             }
             let sqlite = |source| HistoryError::Sqlite { doing: "read", path: path.clone(), source };
-            all.extend(read(&open_to_read(&path)?).map_err(sqlite)?);
+            if let Some(connection) = open_to_read(&path)? {
+                all.extend(read(&connection).map_err(sqlite)?);
+            }
         }
         Ok(all)
     }
@@ -473,7 +486,8 @@ impl Reader {
                 continue;
             }
             let sqlite = |source| HistoryError::Sqlite { doing: "read", path: path.clone(), source };
-            let (min, max): (Option<i64>, Option<i64>) = open_to_read(&path)?
+            let Some(connection) = open_to_read(&path)? else { continue };
+            let (min, max): (Option<i64>, Option<i64>) = connection
                 .query_row(
                     "SELECT min(time_min_ms), max(time_max_ms) FROM intake WHERE last >= ?1 AND first <= ?2",
                     params![position(first), position(last)],
@@ -489,13 +503,14 @@ impl Reader {
     }
 }
 
-fn open_to_read(path: &Path) -> Result<Connection, HistoryError> {
+/// None when the file is not made yet.
+fn open_to_read(path: &Path) -> Result<Option<Connection>, HistoryError> {
     let sqlite = |source| HistoryError::Sqlite { doing: "read", path: path.to_owned(), source };
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags).map_err(sqlite)?;
     connection.busy_timeout(std::time::Duration::from_secs(5)).map_err(sqlite)?;
     check(&connection, path)?;
-    Ok(connection)
+    Ok(if is_empty(&connection, path)? { None } else { Some(connection) })
 }
 
 /// How far a replay has come: all of earlier months, and of this one all before `time_ms`, has
@@ -540,7 +555,10 @@ impl Replay {
                 self.spans.pop_front();
                 continue;
             }
-            let connection = open_to_read(&span.path)?;
+            let Some(connection) = open_to_read(&span.path)? else {
+                self.spans.pop_front();
+                continue;
+            };
             let sqlite = |source| HistoryError::Sqlite { doing: "read", path: span.path.clone(), source };
             let end = span.from_ms.saturating_add(self.window_ms - 1).min(span.to_ms);
             let limit = if self.window_ms == 1 { usize::MAX } else { REPLAY_ROWS_MAX };
@@ -720,6 +738,18 @@ mod tests {
         assert!(
             history.store(&[samples::accepted(1, MAY)], 1, 1).unwrap_err().to_string().contains("history format 2")
         );
+    }
+
+    #[test]
+    fn a_file_that_a_kill_left_half_made_is_made_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("2026-05.sqlite");
+        // What is there after the first of the statements that make a file.
+        Connection::open(&path).unwrap().execute_batch("PRAGMA journal_mode=WAL").unwrap();
+        assert!(std::fs::metadata(&path).unwrap().len() > 0);
+        assert_eq!(Reader::new(folder.path()).count().unwrap(), (0, 0));
+        let mut history = History::open(folder.path()).unwrap();
+        assert_eq!(history.store(&[samples::accepted(1, MAY)], 1, 1).unwrap().new, 3);
     }
 
     #[test]
