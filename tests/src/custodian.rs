@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use rumqttc::{AsyncClient, Event, MqttOptions, Packet, QoS};
+use rumqttc::{AsyncClient, ConnectionError, Event, MqttOptions, Packet, QoS};
 use telemetry::limits::UNRECEIPTED_RECORDS_MAX;
 use telemetry::mac::Key;
 use telemetry::quality::Quality;
@@ -19,10 +19,32 @@ use telemetry::{NodeName, Property};
 
 use crate::Tianyu;
 
-/// Without progress for this long, a session is opened anew.
-const PATIENCE: Duration = Duration::from_millis(800);
-/// Rounds of one report.
-const REPORT_ROUNDS: u32 = 24;
+/// Pause after a log-in that was refused: too many of them and the endpoint turns the address away.
+const REFUSED_PAUSE: Duration = Duration::from_secs(1);
+
+/// How a node works.
+#[derive(Clone, Copy, Debug)]
+pub struct Habits {
+    /// Time between two rounds.
+    pub every: Duration,
+    /// Most rounds of one report, at first.
+    pub report_rounds: u32,
+    /// Without progress for this long, a session is opened anew.
+    pub patience: Duration,
+}
+
+impl Default for Habits {
+    fn default() -> Self {
+        Self { every: Duration::from_millis(5), report_rounds: 24, patience: Duration::from_millis(800) }
+    }
+}
+
+impl From<Duration> for Habits {
+    /// A round every so often, and the rest as usual.
+    fn from(every: Duration) -> Self {
+        Self { every, ..Self::default() }
+    }
+}
 
 /// The node; it runs until it is dropped.
 #[derive(Debug)]
@@ -37,17 +59,23 @@ struct Shared {
     /// Every record ever made; the index is its seq.
     records: Mutex<Vec<Record>>,
     released: AtomicU32,
+    /// Messages that the endpoint or the broker has acknowledged.
+    acknowledged: AtomicU32,
+    habits: Habits,
+    report_rounds: AtomicU32,
     producing: AtomicBool,
     started: Instant,
 }
 
 impl Custodian {
-    /// Makes credentials with `tianyu node add` and starts delivering to MQTT at `port`: one round
-    /// of one dissolved-oxygen reading every `every`, each with a value of its own.
+    /// Makes credentials with `tianyu node add` and starts delivering to MQTT at `port`: rounds of
+    /// one dissolved-oxygen reading, each with a value of its own. A gateway that runs already
+    /// reads credentials again only from time to time: start it afterwards.
     ///
     /// # Errors
     /// When the credentials cannot be made.
-    pub async fn start(tianyu: &Tianyu, name: &str, port: u16, every: Duration) -> Result<Self> {
+    pub async fn start(tianyu: &Tianyu, name: &str, port: u16, habits: impl Into<Habits>) -> Result<Self> {
+        let habits = habits.into();
         let (status, lines) = tianyu.command(&["node", "add", name], Duration::from_secs(30)).await?;
         anyhow::ensure!(status.success(), "tianyu node add {name}: {lines:?}");
         let value = |key: &str| {
@@ -64,10 +92,13 @@ impl Custodian {
             name,
             records: Mutex::new(vec![Record::Description(description())]),
             released: AtomicU32::new(0),
+            acknowledged: AtomicU32::new(0),
+            habits,
+            report_rounds: AtomicU32::new(habits.report_rounds),
             producing: AtomicBool::new(true),
             started: Instant::now(),
         });
-        let task = tokio::spawn(Arc::clone(&shared).run(token, Key::new(key), port, every));
+        let task = tokio::spawn(Arc::clone(&shared).run(token, Key::new(key), port));
         Ok(Self { shared, task })
     }
 
@@ -77,10 +108,26 @@ impl Custodian {
         self.shared.len() - 1
     }
 
+    /// Cuts reports of at most so many rounds from now on.
+    pub fn cut(&self, report_rounds: u32) {
+        self.shared.report_rounds.store(report_rounds, Ordering::SeqCst);
+    }
+
+    /// Makes rounds again.
+    pub fn go_on_producing(&self) {
+        self.shared.producing.store(true, Ordering::SeqCst);
+    }
+
     /// Records that the gateway has receipted, the description included.
     #[must_use]
     pub fn released(&self) -> u32 {
         self.shared.released.load(Ordering::SeqCst)
+    }
+
+    /// Messages that the endpoint or the broker has acknowledged; to the node that means nothing.
+    #[must_use]
+    pub fn acknowledged(&self) -> u32 {
+        self.shared.acknowledged.load(Ordering::SeqCst)
     }
 
     /// Whether everything made so far is receipted.
@@ -135,8 +182,8 @@ impl Shared {
         u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
-    async fn run(self: Arc<Self>, token: String, key: Key, port: u16, every: Duration) {
-        let mut ticks = tokio::time::interval(every);
+    async fn run(self: Arc<Self>, token: String, key: Key, port: u16) {
+        let mut ticks = tokio::time::interval(self.habits.every);
         let mut sessions = 0u64;
         loop {
             let mut options = MqttOptions::new(self.name.as_str(), "127.0.0.1", port);
@@ -160,7 +207,7 @@ impl Shared {
                 tokio::select! {
                     _ = ticks.tick() => {
                         self.produce();
-                        if subscribed && talk.progress.elapsed() > PATIENCE && !self.all_released() {
+                        if subscribed && talk.progress.elapsed() > self.habits.patience && !self.all_released() {
                             sessions += 1;
                             self.open(&mut talk, sessions);
                         }
@@ -176,7 +223,14 @@ impl Shared {
                             self.receive(&mut talk, &key, &p.payload);
                             self.send(&mut talk);
                         }
+                        Ok(Event::Incoming(Packet::PubAck(_))) => {
+                            self.acknowledged.fetch_add(1, Ordering::SeqCst);
+                        }
                         Ok(_) => {}
+                        Err(ConnectionError::ConnectionRefused(_)) => {
+                            tokio::time::sleep(REFUSED_PAUSE).await;
+                            break;
+                        }
                         // The gateway is gone, or has closed: begin anew at the next tick.
                         Err(_) => break,
                     },
@@ -247,10 +301,11 @@ impl Shared {
         let released = self.released.load(Ordering::SeqCst);
         let records = self.records();
         let end = u32::try_from(records.len()).unwrap_or(u32::MAX).min(released + UNRECEIPTED_RECORDS_MAX);
+        let report_rounds = self.report_rounds.load(Ordering::SeqCst);
         while talk.ready && talk.sent < end {
             let mut bytes = [0; 1024];
             let mut writer = ReportWriter::new(&mut bytes, 7, talk.sent, 1, self.now_ms());
-            for record in &records[talk.sent as usize..end.min(talk.sent + REPORT_ROUNDS) as usize] {
+            for record in &records[talk.sent as usize..end.min(talk.sent + report_rounds) as usize] {
                 if writer.push(record).is_err() {
                     break;
                 }

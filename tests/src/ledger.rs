@@ -99,6 +99,16 @@ impl Ledger {
         *self.book.requests.borrow()
     }
 
+    /// Waits until another request has been stored or refused; its answer may still be under way.
+    ///
+    /// # Errors
+    /// When none came within `within`.
+    pub async fn another_request(&self, within: Duration) -> Result<()> {
+        let mut requests = self.book.requests.subscribe();
+        let waited = tokio::time::timeout(within, requests.changed()).await;
+        Ok(waited.with_context(|| format!("no request within {within:?}"))??)
+    }
+
     /// Answers one coming request with `answer`; several wait in order.
     pub fn answer(&self, answer: Answer) {
         self.book.answers().push_back(answer);

@@ -22,8 +22,9 @@ pub struct Mosquitto {
 }
 
 impl Mosquitto {
-    /// Starts a broker that lets everyone in and keeps sessions in its own directory. `settings`
-    /// are further lines of its configuration, such as `max_queued_messages 0`. `None` when
+    /// Starts a broker that lets everyone in. `settings` are further lines of its configuration,
+    /// such as `max_queued_messages 0`; without `persistence true` it keeps nothing on the disk,
+    /// which is its own default. `None` when
     /// `tests/run` has said that there is no mosquitto here, which counts the test as skipped.
     ///
     /// # Errors
@@ -38,7 +39,7 @@ impl Mosquitto {
             let port = free_port()?;
             // Started as root it would become another user, who may not write the directory.
             let configuration = format!(
-                "listener {port} 127.0.0.1\nallow_anonymous true\npersistence true\npersistence_location {}/\n\
+                "listener {port} 127.0.0.1\nallow_anonymous true\npersistence_location {}/\n\
                  {}log_dest stderr\nlog_type all\n{settings}\n",
                 directory.path().display(),
                 if rustix::process::getuid().is_root() { "user root\n" } else { "" },
@@ -68,7 +69,7 @@ impl Mosquitto {
         &self.process
     }
 
-    /// Kills it with SIGKILL. It keeps only what it had saved by then.
+    /// Kills it with SIGKILL. With persistence it keeps what it had saved by then, else nothing.
     ///
     /// # Errors
     /// When it cannot be killed.

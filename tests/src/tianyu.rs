@@ -61,6 +61,19 @@ impl Tianyu {
         self.spawn(arguments)?.output(within).await
     }
 
+    /// Every record in the spool by `tianyu spool export`, whether it runs or not.
+    ///
+    /// # Errors
+    /// When the export fails, or prints what is no JSON.
+    pub async fn export(&self) -> Result<Vec<serde_json::Value>> {
+        let mut command = std::process::Command::new(binary()?);
+        command.args(["spool", "export"]).current_dir(self.directory.path());
+        let output = tokio::task::spawn_blocking(move || command.output()).await?.context("run tianyu spool export")?;
+        anyhow::ensure!(output.status.success(), "tianyu spool export: {}", String::from_utf8_lossy(&output.stderr));
+        let lines = String::from_utf8(output.stdout).context("read the export")?;
+        lines.lines().map(|line| serde_json::from_str(line).with_context(|| format!("read {line}"))).collect()
+    }
+
     /// Starts `tianyu run --config tianyu.toml`; the file must be there (see [`Tianyu::file`]).
     /// Wait for [`Tianyu::line`] or [`Tianyu::answers`] afterwards.
     ///

@@ -1,26 +1,36 @@
-//! Custody against the real binary, the real InfluxDB and real SIGKILLs: what a node was told is
-//! in custody is in the history and in InfluxDB exactly once.
+//! Custody against the real binary, real servers and real SIGKILLs: what a node was told is in
+//! custody is in the spool, in the history and in InfluxDB exactly once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
-use system_tests::custodian::Custodian;
-use system_tests::{Influx, Mosquitto, Tianyu, free_port, influx, long, until};
+use anyhow::{Context as _, Result, ensure};
+use system_tests::custodian::{Custodian, Habits};
+use system_tests::{Influx, Ledger, Mosquitto, Tianyu, free_port, influx, long, until};
 
-const NODES: [&str; 3] = ["pond-1", "pond-2", "pond-3"];
+const NODES: [&str; 6] = ["pond-1", "pond-2", "pond-3", "pond-4", "pond-5", "pond-6"];
 const SITE: &str = "福清, 一号=\"东\"";
+const WITHIN: Duration = Duration::from_secs(60);
+/// SIGKILLs of the gateway in one campaign, and of a server.
+const KILLS: (u32, u32) = (100, 10);
 
-/// A gateway with a registry for [`NODES`], writing to InfluxDB.
+/// A gateway with a registry for [`NODES`], and the nodes.
 struct Farm {
     tianyu: Tianyu,
     mqtt: u16,
     http: u16,
+    nodes: Vec<Custodian>,
+    /// A sink that is never there keeps every segment: doubles can be judged over all of them.
+    spool_is_whole: bool,
 }
 
+/// An InfluxDB that is never there: nothing listens on port 9 (discard), and the spool's budget
+/// is far.
+const NOWHERE: &str = "http://127.0.0.1:9";
+
 impl Farm {
-    fn new(influx: Option<&Influx>, more: &str) -> Result<Self> {
+    fn new(influx_url: Option<&str>, more: &str) -> Result<Self> {
         let tianyu = Tianyu::new()?;
         let (mqtt, http) = (free_port()?, free_port()?);
         let mut sites =
@@ -34,32 +44,113 @@ impl Farm {
         let mut config = format!(
             "sites = [\"sites.toml\"]\n[endpoint]\nlisten = [\"127.0.0.1:{mqtt}\"]\n[api]\nlisten = \"127.0.0.1:{http}\"\n"
         );
-        if let Some(influx) = influx {
+        if let Some(url) = influx_url {
             tianyu.file("influx.token", influx::TOKEN)?;
             config += &format!(
-                "[influx]\nurl = \"{}\"\norg = \"{}\"\nbucket = \"{}\"\ntoken_file = \"influx.token\"\n",
-                influx.url(),
+                "[influx]\nurl = \"{url}\"\norg = \"{}\"\nbucket = \"{}\"\ntoken_file = \"influx.token\"\n",
                 influx::ORG,
                 influx::BUCKET
             );
         }
         tianyu.file("tianyu.toml", &(config + more))?;
-        Ok(Self { tianyu, mqtt, http })
+        Ok(Self { tianyu, mqtt, http, nodes: Vec::new(), spool_is_whole: influx_url == Some(NOWHERE) })
     }
 
-    async fn nodes(&self, every: Duration) -> Result<Vec<Custodian>> {
-        let mut nodes = Vec::new();
-        for name in NODES {
-            nodes.push(Custodian::start(&self.tianyu, name, self.mqtt, every).await?);
+    /// Starts so many nodes, and then the gateway.
+    async fn begin(&mut self, nodes: usize, habits: Habits) -> Result<()> {
+        for name in &NODES[..nodes] {
+            self.nodes.push(Custodian::start(&self.tianyu, name, self.mqtt, habits).await?);
         }
-        Ok(nodes)
+        self.start().await
     }
 
     async fn start(&mut self) -> Result<()> {
         self.tianyu.run()?;
-        self.tianyu.line("ready", Duration::from_secs(60)).await?;
+        self.tianyu.line("ready", WITHIN).await?;
         Ok(())
     }
+
+    /// Kills the gateway `number` times at moments that `moments` choose: after some records,
+    /// while it starts and recovers, and between a sink's storing a batch and its cursor.
+    async fn kill(&mut self, number: u32, moments: &mut Moments, ledger: Option<&Ledger>) -> Result<()> {
+        for _ in 0..number {
+            match (moments.next(3), ledger) {
+                // After the kill before this one: anywhere in its start and its recovery.
+                (0, _) => tokio::time::sleep(Duration::from_millis(moments.next(150).into())).await,
+                (1, Some(ledger)) => ledger.another_request(WITHIN).await?,
+                _ => self.progress(1 + moments.next(40)).await?,
+            }
+            self.tianyu.kill()?;
+            self.tianyu.run()?;
+        }
+        self.tianyu.line("ready", WITHIN).await?;
+        Ok(())
+    }
+
+    /// Waits until every node has had this many more records receipted.
+    async fn progress(&self, records: u32) -> Result<()> {
+        let from: Vec<u32> = self.nodes.iter().map(Custodian::released).collect();
+        until("more receipts", WITHIN, || async {
+            self.nodes.iter().zip(&from).all(|(node, from)| node.released() >= from + records).then_some(())
+        })
+        .await
+    }
+
+    /// Messages that the endpoint or the broker has acknowledged to nodes.
+    fn acknowledged(&self) -> u32 {
+        self.nodes.iter().map(Custodian::acknowledged).sum()
+    }
+
+    /// Stops production, waits for every receipt, and compares what was made with what is in the
+    /// spool and in the history, by name and by value: record n of a node holds value n.
+    async fn settle(&self) -> Result<BTreeMap<String, u32>> {
+        let made: Vec<u32> = self.nodes.iter().map(Custodian::stop_producing).collect();
+        until("all receipts", 2 * WITHIN, || async { self.nodes.iter().all(Custodian::done).then_some(()) }).await?;
+        let made: BTreeMap<String, u32> = NODES.iter().map(|&n| n.to_owned()).zip(made).collect();
+        let total: u32 = made.values().sum();
+        let data = self.tianyu.directory().join("tianyu-data");
+        until("the history is whole", 2 * WITHIN, || async {
+            let rows = in_history(&data).ok()?;
+            (rows.values().map(Vec::len).sum::<usize>() >= total as usize).then_some(())
+        })
+        .await?;
+        let want: BTreeMap<String, Vec<(u32, i64)>> =
+            made.iter().map(|(node, made)| (node.clone(), (1..=*made).map(|n| (n, n.into())).collect())).collect();
+        let (history, spool) = (in_history(&data)?, in_spool(&self.tianyu).await?);
+        for (node, want) in &want {
+            let (rows, records) = (&history[node], &spool[node]);
+            ensure!(rows == want, "{node}: the history has {} rows of {}", rows.len(), want.len());
+            // What every sink has is no longer in the spool; what is must be its end, each once.
+            let first = records.first().map_or(u32::MAX, |(seq, _)| *seq);
+            let rest: Vec<_> = want.iter().filter(|(seq, _)| *seq >= first).copied().collect();
+            ensure!(!rest.is_empty() && *records == rest, "{node}: the spool has {records:?}");
+            ensure!(!self.spool_is_whole || *records == *want, "{node}: the spool begins at {first}");
+        }
+        Ok(made)
+    }
+}
+
+/// Moments to kill at, the same for the same seed.
+struct Moments(u32);
+
+impl Moments {
+    /// A number below `below` (xorshift32; Marsaglia 2003).
+    fn next(&mut self, below: u32) -> u32 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 17;
+        self.0 ^= self.0 << 5;
+        self.0 % below
+    }
+}
+
+/// A campaign's moments: other ones each time, told so that a failure can be tried again.
+fn moments() -> Result<Moments> {
+    let seed = match std::env::var("TIANYU_SEED") {
+        Ok(seed) => seed.parse().context("TIANYU_SEED is a number")?,
+        Err(_) => std::time::UNIX_EPOCH.elapsed()?.subsec_nanos() | 1,
+    };
+    println!("moments by TIANYU_SEED={seed}");
+    Ok(Moments(seed))
 }
 
 /// Readings of each node in the history, by name and by value.
@@ -83,143 +174,239 @@ fn in_history(data: &Path) -> Result<BTreeMap<String, Vec<(u32, i64)>>> {
     Ok(all)
 }
 
-async fn in_influx(influx: &Influx) -> Result<BTreeMap<String, Vec<i64>>> {
+/// Readings of each node in the spool, by name and by value, doubles included.
+async fn in_spool(tianyu: &Tianyu) -> Result<BTreeMap<String, Vec<(u32, i64)>>> {
+    let mut all: BTreeMap<String, Vec<(u32, i64)>> = BTreeMap::new();
+    let mut dates: BTreeMap<String, BTreeMap<u32, i64>> = BTreeMap::new();
+    let exported = tianyu.export().await?;
+    for record in &exported {
+        let node = record["node"].as_str().context("a record without a node")?.to_owned();
+        let seq = u32::try_from(record["seq"].as_u64().context("a record without a seq")?)?;
+        let date = record["date_ms"].as_i64().context("a record without a date")?;
+        ensure!(record["ring"] == 7, "{record}");
+        let of_node = dates.entry(node.clone()).or_default();
+        ensure!(of_node.insert(seq, date).is_none(), "{node}: record {seq} is in the spool twice: {record}");
+        if let Some(value) = record["content"]["round"]["readings"][0]["value"].as_f64() {
+            all.entry(node).or_default().push((seq, (value * 100.0).round() as i64));
+        }
+    }
+    for (node, dates) in dates {
+        let dates: Vec<i64> = dates.into_values().collect();
+        ensure!(dates.is_sorted_by(|a, b| a < b), "{node}: dates do not rise with seq");
+    }
+    all.values_mut().for_each(|rows| rows.sort_unstable());
+    Ok(all)
+}
+
+/// Waits until InfluxDB holds every reading that was made, and nothing else.
+async fn settled_in_influx(influx: &Influx, made: &BTreeMap<String, u32>) -> Result<()> {
     let flux = format!(
         "from(bucket: \"{}\") |> range(start: 0) |> filter(fn: (r) => r._measurement == \"water\" and r._field == \"dissolved_oxygen\") |> keep(columns: [\"node\", \"_value\", \"_time\", \"site\"])",
         influx::BUCKET
     );
+    let total: u32 = made.values().sum();
+    let rows = until("InfluxDB has caught up", 3 * WITHIN, || async {
+        let rows = influx.query(&flux).await.ok()?;
+        (rows.len() >= total as usize).then_some(rows)
+    })
+    .await?;
     let mut all: BTreeMap<String, Vec<i64>> = BTreeMap::new();
-    for row in influx.query(&flux).await? {
+    for row in rows {
         ensure!(row["site"] == SITE, "site arrived as {:?}", row["site"]);
         all.entry(row["node"].clone()).or_default().push((row["_value"].parse::<f64>()? * 100.0).round() as i64);
     }
     all.values_mut().for_each(|values| values.sort_unstable());
-    Ok(all)
+    let want: BTreeMap<String, Vec<i64>> =
+        made.iter().map(|(node, made)| (node.clone(), (1..=i64::from(*made)).collect())).collect();
+    ensure!(all == want, "InfluxDB holds other values than were measured");
+    Ok(())
 }
 
-/// Stops production, waits for every receipt, and compares what was made with what arrived.
-async fn settle(farm: &Farm, nodes: &[Custodian], influx: Option<&Influx>) -> Result<u32> {
-    let made: Vec<u32> = nodes.iter().map(Custodian::stop_producing).collect();
-    until("all receipts", Duration::from_secs(120), || async { nodes.iter().all(Custodian::done).then_some(()) })
-        .await?;
-    let total: u32 = made.iter().sum();
-    let want: BTreeMap<String, Vec<i64>> =
-        NODES.iter().zip(&made).map(|(node, made)| ((*node).to_owned(), (1..=i64::from(*made)).collect())).collect();
-    let data = farm.tianyu.directory().join("tianyu-data");
-    until("the history is whole", Duration::from_secs(120), || async {
-        let rows = in_history(&data).ok()?;
-        (rows.values().map(Vec::len).sum::<usize>() >= total as usize).then_some(())
-    })
-    .await?;
-    for (node, rows) in in_history(&data)? {
-        // Record n of a node holds value n: each once, under its own name.
-        let names: Vec<i64> = rows.iter().map(|(seq, _)| i64::from(*seq)).collect();
-        let values: Vec<i64> = rows.iter().map(|(_, value)| *value).collect();
-        ensure!(names == want[&node] && values == want[&node], "{node}: {} rows of {}", rows.len(), want[&node].len());
-    }
-    if let Some(influx) = influx {
-        let arrived = until("InfluxDB has caught up", Duration::from_secs(180), || async {
-            let all = in_influx(influx).await.ok()?;
-            (all.values().map(Vec::len).sum::<usize>() >= total as usize).then_some(all)
+/// Waits until the ledger has a line for every reading that was made; a line may be there several
+/// times, but never two that differ for one reading, or for one series and time.
+async fn settled_in_ledger(ledger: &Ledger, made: &BTreeMap<String, u32>) -> Result<(usize, usize)> {
+    let total: usize = made.values().map(|made| *made as usize).sum();
+    let lines = ledger
+        .lines_when(3 * WITHIN, |lines| {
+            lines.iter().filter(|l| l.starts_with("water")).collect::<BTreeSet<_>>().len() >= total
         })
         .await?;
-        ensure!(arrived == want, "InfluxDB holds other values than were measured");
+    let mut names: BTreeMap<(String, i64), BTreeSet<&str>> = BTreeMap::new();
+    let mut places: BTreeMap<(&str, &str), BTreeSet<&str>> = BTreeMap::new();
+    for line in lines.iter().filter(|line| line.starts_with("water")) {
+        let (rest, time) = line.rsplit_once(' ').context("a line without a time")?;
+        let (series, fields) = rest.rsplit_once(' ').context("a line without fields")?;
+        let node = series.split(',').find_map(|tag| tag.strip_prefix("node=")).context("a line without a node")?;
+        let value = fields.split(',').find_map(|field| field.strip_prefix("dissolved_oxygen=")).context("no value")?;
+        let value = (value.parse::<f64>()? * 100.0).round() as i64;
+        names.entry((node.to_owned(), value)).or_default().insert(line);
+        places.entry((series, time)).or_default().insert(fields);
     }
-    Ok(total)
-}
-
-/// Waits until every node has had this many more records receipted.
-async fn progress(nodes: &[Custodian], records: u32) -> Result<()> {
-    let from: Vec<u32> = nodes.iter().map(Custodian::released).collect();
-    until("more receipts", Duration::from_secs(60), || async {
-        nodes.iter().zip(&from).all(|(node, from)| node.released() >= from + records).then_some(())
-    })
-    .await
+    for (name, lines) in &names {
+        ensure!(lines.len() == 1, "{name:?} was sent with two times or contents: {lines:?}");
+    }
+    for (place, fields) in &places {
+        ensure!(fields.len() == 1, "{place:?} was sent with two contents: {fields:?}");
+    }
+    let want: BTreeSet<(String, i64)> =
+        made.iter().flat_map(|(node, made)| (1..=i64::from(*made)).map(|value| (node.clone(), value))).collect();
+    ensure!(names.keys().cloned().collect::<BTreeSet<_>>() == want, "{} of {} readings", names.len(), want.len());
+    Ok((total, lines.len()))
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_acknowledged_reading_is_lost_or_doubled_when_the_gateway_and_influxdb_are_killed() -> Result<()> {
     let Some(mut influx) = Influx::start().await? else { return Ok(()) };
-    let mut farm = Farm::new(Some(&influx), "")?;
-    farm.start().await?;
-    let nodes = farm.nodes(Duration::from_millis(5)).await?;
-    let (kills, influx_kills) = if long() { (100, 10) } else { (20, 3) };
-    for kill in 0..kills {
-        // A different moment each time: after a few records, in the middle of bursts.
-        progress(&nodes, 1 + kill * 7 % 60).await?;
-        farm.tianyu.kill()?;
-        if kill % (kills / influx_kills) == 1 {
-            influx.kill()?;
-            farm.start().await?;
-            progress(&nodes, 100).await?;
-            influx.restart().await?;
-        } else {
-            farm.start().await?;
-        }
+    let mut farm = Farm::new(Some(&influx.url()), "")?;
+    farm.begin(3, Habits::default()).await?;
+    let mut moments = moments()?;
+    let each = if long() { 10 * KILLS.0 } else { KILLS.0 } / KILLS.1;
+    for _ in 0..KILLS.1 {
+        farm.kill(each / 2, &mut moments, None).await?;
+        influx.kill()?;
+        farm.kill(each - each / 2, &mut moments, None).await?;
+        farm.progress(1 + moments.next(100)).await?;
+        influx.restart().await?;
     }
-    let total = settle(&farm, &nodes, Some(&influx)).await?;
+    let made = farm.settle().await?;
+    settled_in_influx(&influx, &made).await?;
     println!(
-        "measured: {total} readings through {kills} kills of the gateway and {influx_kills} of InfluxDB: 0 lost, 0 doubled"
+        "measured: {} readings through {} kills of the gateway and {} of InfluxDB: 0 lost, 0 doubled",
+        made.values().sum::<u32>(),
+        each * KILLS.1,
+        KILLS.1
     );
-    let status = farm.tianyu.terminate(Duration::from_secs(30)).await?;
+    let status = farm.tianyu.terminate(WITHIN).await?;
     ensure!(status.success(), "ended with {status}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sink_that_appends_everything_never_sees_a_reading_with_two_times_or_contents() -> Result<()> {
+    let ledger = Ledger::start().await?;
+    let mut farm = Farm::new(Some(&ledger.url()), "")?;
+    farm.begin(3, Habits::default()).await?;
+    let mut moments = moments()?;
+    let kills = if long() { 10 * KILLS.0 } else { KILLS.0 };
+    farm.kill(kills, &mut moments, Some(&ledger)).await?;
+    let made = farm.settle().await?;
+    let (readings, lines) = settled_in_ledger(&ledger, &made).await?;
+    println!(
+        "measured: {readings} readings in {lines} lines through {kills} kills: every repetition is the same bytes"
+    );
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_influxdb_outage_is_said_stops_nobody_and_is_caught_up_while_new_data_flow() -> Result<()> {
     let Some(mut influx) = Influx::start().await? else { return Ok(()) };
-    let mut farm = Farm::new(Some(&influx), "")?;
-    farm.start().await?;
-    let nodes = farm.nodes(Duration::from_millis(5)).await?;
-    progress(&nodes, 50).await?;
+    let mut farm = Farm::new(Some(&influx.url()), "")?;
+    farm.begin(3, Habits::default()).await?;
+    farm.progress(50).await?;
     influx.kill()?;
-    progress(&nodes, 300).await?;
+    farm.progress(300).await?;
     let body = farm
         .tianyu
-        .answers(farm.http, "api/v1/pipeline", Duration::from_secs(60), |body| {
+        .answers(farm.http, "api/v1/pipeline", WITHIN, |body| {
             body.contains("connection") || body.contains("cannot take")
         })
         .await?;
     ensure!(body.contains("\"influx\""), "{body}");
     influx.restart().await?;
-    let total = settle(&farm, &nodes, Some(&influx)).await?;
-    println!("measured: {total} readings across an InfluxDB outage: 0 lost");
+    let made = farm.settle().await?;
+    settled_in_influx(&influx, &made).await?;
+    println!("measured: {} readings across an InfluxDB outage: 0 lost", made.values().sum::<u32>());
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_broker_that_forgets_what_it_acknowledged_loses_nothing() -> Result<()> {
-    // Default queue limits, no persistence: it drops what overflows and forgets all when killed.
-    let Some(mut mosquitto) = Mosquitto::start("").await? else { return Ok(()) };
+/// A farm behind this broker.
+fn behind(mosquitto: &Mosquitto) -> Result<Farm> {
     let broker = mosquitto.port();
-    let mut farm = Farm::new(None, &format!("[broker]\nhost = \"127.0.0.1\"\nport = {broker}\n"))?;
-    farm.start().await?;
+    let mut farm = Farm::new(Some(NOWHERE), &format!("[broker]\nhost = \"127.0.0.1\"\nport = {broker}\n"))?;
     farm.mqtt = broker;
-    let nodes = farm.nodes(Duration::from_millis(5)).await?;
-    for kill in 0..if long() { 10 } else { 3 } {
-        progress(&nodes, 100).await?;
+    Ok(farm)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_is_killed_and_forgets_what_it_acknowledged_loses_nothing() -> Result<()> {
+    // No persistence: a kill forgets every queue and every session.
+    let Some(mut mosquitto) = Mosquitto::start("").await? else { return Ok(()) };
+    let mut farm = behind(&mosquitto)?;
+    farm.begin(3, Habits::default()).await?;
+    let mut moments = moments()?;
+    for kill in 0..KILLS.1 {
+        farm.progress(1 + moments.next(100)).await?;
         if kill % 2 == 1 {
+            // What it takes for a gateway that is away is lost with it.
             farm.tianyu.kill()?;
+            let from = farm.acknowledged();
+            until("messages taken for nobody", WITHIN, || async { (farm.acknowledged() > from + 10).then_some(()) })
+                .await?;
+            mosquitto.kill()?;
             farm.start().await?;
-            progress(&nodes, 20).await?;
+        } else {
+            mosquitto.kill()?;
         }
-        mosquitto.kill()?;
         mosquitto.restart().await?;
     }
-    let total = settle(&farm, &nodes, None).await?;
-    println!("measured: {total} readings through a broker that was killed: 0 lost, 0 doubled");
+    let made = farm.settle().await?;
+    println!(
+        "measured: {} readings through {} kills of a broker without persistence: 0 lost, 0 doubled",
+        made.values().sum::<u32>(),
+        KILLS.1
+    );
+    Ok(())
+}
+
+/// Messages that mosquitto keeps for one client by default: 1000 queued (`max_queued_messages`)
+/// and 20 on the way (`max_inflight_messages`; mosquitto.conf(5)).
+const BROKER_HOLDS: u32 = 1020;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_whose_queue_overflows_drops_what_it_acknowledged_and_loses_nothing() -> Result<()> {
+    let Some(mut mosquitto) = Mosquitto::start("").await? else { return Ok(()) };
+    let mut farm = behind(&mosquitto)?;
+    farm.begin(NODES.len(), Habits { every: Duration::from_millis(2), ..Habits::default() }).await?;
+    let mut dropped = 0;
+    for cycle in 0..KILLS.1 + 4 {
+        // From sessions that stand and an empty queue on, so that it is known what must have been
+        // dropped: 6 nodes with 256 records each under way, one a report, are more than it keeps.
+        farm.progress(5).await?;
+        farm.nodes.iter().for_each(|node| drop(node.stop_producing()));
+        until("all receipts", WITHIN, || async { farm.nodes.iter().all(Custodian::done).then_some(()) }).await?;
+        farm.tianyu.signal(rustix::process::Signal::STOP)?;
+        farm.nodes.iter().for_each(|node| node.cut(1));
+        farm.nodes.iter().for_each(Custodian::go_on_producing);
+        let from = farm.acknowledged();
+        until("more acknowledged than it keeps", WITHIN, || async {
+            (farm.acknowledged() > from + BROKER_HOLDS + 100).then_some(())
+        })
+        .await?;
+        mosquitto.line("Outgoing messages are being dropped for client tianyu", WITHIN).await?;
+        dropped += farm.acknowledged() - from - BROKER_HOLDS;
+        // In some cycles what is left of the queue arrives, with its holes.
+        if cycle % 4 != 0 {
+            mosquitto.kill()?;
+            mosquitto.restart().await?;
+        }
+        farm.nodes.iter().for_each(|node| node.cut(Habits::default().report_rounds));
+        farm.tianyu.signal(rustix::process::Signal::CONT)?;
+    }
+    let made = farm.settle().await?;
+    println!(
+        "measured: {} readings through a broker that dropped at least {dropped} acknowledged messages: 0 lost, 0 doubled",
+        made.values().sum::<u32>()
+    );
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_farm_without_a_server_keeps_everything_in_its_history() -> Result<()> {
-    let mut farm = Farm::new(None, "")?;
-    farm.start().await?;
-    let nodes = farm.nodes(Duration::from_millis(5)).await?;
-    progress(&nodes, 100).await?;
-    settle(&farm, &nodes, None).await?;
-    let (status, lines) = farm.tianyu.command(&["spool", "verify"], Duration::from_secs(30)).await?;
+    let mut farm = Farm::new(Some(NOWHERE), "")?;
+    farm.begin(3, Habits::default()).await?;
+    farm.progress(100).await?;
+    farm.settle().await?;
+    let (status, lines) = farm.tianyu.command(&["spool", "verify"], WITHIN).await?;
     ensure!(status.success(), "{lines:?}");
     Ok(())
 }
