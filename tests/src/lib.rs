@@ -13,17 +13,21 @@ pub mod books;
 pub mod custodian;
 pub mod delivery;
 pub mod farm;
+pub mod hostile;
 pub mod influx;
 pub mod ledger;
 pub mod measure;
 pub mod mosquitto;
 pub mod process;
+pub mod station;
 pub mod tianyu;
 
 pub use farm::{Farm, Plan};
+pub use hostile::Hostile;
 pub use influx::Influx;
 pub use ledger::Ledger;
 pub use mosquitto::Mosquitto;
+pub use station::Station;
 pub use tianyu::Tianyu;
 
 /// Longest that a server may take until it answers, generous for a busy machine of two cores.

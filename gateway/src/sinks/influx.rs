@@ -70,7 +70,7 @@ pub enum WriteError {
         /// Its words.
         text: String,
     },
-    /// Try again later: 429, 5xx, no connection, no answer in time.
+    /// Try again later: 408, 429, 5xx, no connection, no answer in time.
     #[error("InfluxDB cannot take it now: {text}")]
     Later {
         /// What it said, or what came between.
@@ -237,7 +237,7 @@ fn meaning(status: u16, text: &str) -> WriteError {
     match status {
         400 | 422 => WriteError::Lines(text),
         413 => WriteError::TooLarge,
-        429 | 500..=599 => WriteError::later(format!("{status} {text}")),
+        408 | 429 | 500..=599 => WriteError::later(format!("{status} {text}")),
         _ => WriteError::Refused { status, text },
     }
 }
@@ -346,7 +346,7 @@ mod tests {
     fn statuses_are_understood() {
         assert!(matches!(meaning(401, "no"), WriteError::Refused { status: 401, .. }));
         assert!(matches!(meaning(404, "bucket"), WriteError::Refused { status: 404, .. }));
-        for later in [429, 500, 503] {
+        for later in [408, 429, 500, 503] {
             assert!(matches!(meaning(later, ""), WriteError::Later { .. }));
         }
     }
