@@ -8,6 +8,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
+use telemetry::NodeName;
+use telemetry::session::{Nonce, Open, Session};
+use telemetry::topic::{self, Up};
 
 use crate::custodian::{Custodian, Habits};
 use crate::{Influx, Ledger, Tianyu, free_port, influx, until};
@@ -120,6 +123,38 @@ impl Station {
             self.nodes.iter().zip(&from).all(|(node, from)| node.released() >= from + records).then_some(())
         })
         .await
+    }
+
+    /// A node of the registry that only logs in: its token.
+    ///
+    /// # Errors
+    /// When its credentials cannot be made.
+    pub async fn token(&self, node: &str) -> Result<String> {
+        let (status, lines) = self.tianyu.command(&["node", "add", node], WITHIN).await?;
+        ensure!(status.success(), "tianyu node add {node}: {lines:?}");
+        let token = lines.iter().find_map(|line| line.strip_prefix("token"));
+        Ok(token.with_context(|| format!("no token in {lines:?}"))?.trim().to_owned())
+    }
+
+    /// The state of the gateway in `/healthz`, once it is `wanted`: ok, degraded or refusing.
+    ///
+    /// # Errors
+    /// When it was not in time.
+    pub async fn health(&self, wanted: &str) -> Result<Value> {
+        let url = format!("http://127.0.0.1:{}/healthz", self.http);
+        let http = reqwest::Client::builder().no_proxy().timeout(WITHIN).build()?;
+        let last = std::sync::Mutex::new(Value::Null);
+        let keep = |body: &Value| last.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone_from(body);
+        let healthy = until("/healthz", WITHIN, || async {
+            let answer = http.get(&url).send().await.ok()?;
+            let status = answer.status().as_u16();
+            let body: Value = serde_json::from_str(&answer.text().await.ok()?).ok()?;
+            keep(&body);
+            // 503 is what restarts things; its words are for people.
+            (body["status"] == wanted && (status == 200) == (wanted == "ok")).then_some(body)
+        })
+        .await;
+        healthy.with_context(|| format!("it is not {wanted}: {last:?}"))
     }
 
     /// The state of a sink in `/api/v1/pipeline`, once it is as `wanted`.
@@ -330,4 +365,37 @@ pub fn each_as_it_was_made<'l>(lines: impl Iterator<Item = &'l str>, made: &BTre
     let (missing, foreign): (Vec<_>, Vec<_>) = (want.difference(&have).collect(), have.difference(&want).collect());
     ensure!(missing.is_empty() && foreign.is_empty(), "missing: {missing:?}, never made: {foreign:?}");
     Ok(())
+}
+
+/// How the endpoint at `port` answers a session that the node `name`, logged in with `token`,
+/// opens over MQTT 5: the reason of its DISCONNECT, or none when it acknowledged.
+///
+/// # Errors
+/// When neither comes, or there is no log-in.
+pub async fn answer_over_mqtt5(port: u16, name: &str, token: &str) -> Result<Option<u8>> {
+    use rumqttc::v5::mqttbytes::QoS;
+    use rumqttc::v5::{AsyncClient, ConnectionError, Event, Incoming, MqttOptions, StateError};
+
+    let mut options = MqttOptions::new(name, "127.0.0.1", port);
+    options.set_credentials(name, token);
+    let (client, mut events) = AsyncClient::new(options, 16);
+    let node = NodeName::new(name)?;
+    let open = Open { nonce: Nonce([9; 8]), ring: 9, boot: 1, floor: 0, next: 0, mono_ms: 0 };
+    let mut bytes = [0; 512];
+    let length = Session::Open(open).encode(&mut bytes)?;
+    let topic = topic::up(&node, Up::Session);
+    client.publish(topic.as_str(), QoS::AtLeastOnce, false, bytes[..length].to_vec()).await?;
+    let answer = async {
+        loop {
+            match events.poll().await {
+                Ok(Event::Incoming(Incoming::PubAck(_))) => return Ok(None),
+                Ok(_) => {}
+                Err(ConnectionError::MqttState(StateError::ServerDisconnect { reason_code, .. })) => {
+                    return Ok(Some(reason_code as u8));
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    };
+    tokio::time::timeout(WITHIN, answer).await.context("no answer over MQTT 5")?
 }

@@ -393,7 +393,11 @@ impl Feed {
             .and_then(|batch| sink.store(&batch, first, reader.next_index(), &mut status))
             .and_then(|()| self.attach(again).map_err(Failure::passing));
         match back {
-            Ok(()) => Some(self.consumer.reader()),
+            Ok(missed) => {
+                let mut status = lock(&self.status);
+                (status.error, status.needs_a_person, status.missed) = (None, false, missed);
+                Some(self.consumer.reader())
+            }
             Err(_) if self.stopping() => None,
             Err(failure) => {
                 self.failed(&failure);
@@ -403,10 +407,11 @@ impl Feed {
         }
     }
 
-    fn attach(&self, again: Option<&mut Again>) -> Result<(), MissedError> {
+    /// Attaches; how many positions are to be fed again.
+    fn attach(&self, mut again: Option<&mut Again>) -> Result<u64, MissedError> {
         self.consumer.attach(|missed| {
             counter!("tianyu_sink_missed_total", "sink" => self.name).increment(missed.end - missed.start);
-            match again {
+            match again.as_deref_mut() {
                 Some(again) => {
                     tracing::warn!(
                         sink = self.name,
@@ -426,7 +431,8 @@ impl Feed {
                     Ok(())
                 }
             }
-        })
+        })?;
+        again.map_or(Ok(0), Again::positions)
     }
 
     /// One step of what was missed, from the history, which has all of it: segments go only when
