@@ -128,7 +128,10 @@ fn skipped(server: &str) -> Result<bool> {
 }
 
 /// Tells that this test is skipped for want of `what`, in the list that `tests/run` counts.
-fn skip(what: &str) -> Result<()> {
+///
+/// # Errors
+/// When the list cannot be written.
+pub fn skip(what: &str) -> Result<()> {
     use std::io::Write as _;
 
     let test = std::thread::current().name().unwrap_or("a test").to_owned();
