@@ -198,14 +198,16 @@ impl Shared {
                 sent: 0,
                 progress: Instant::now(),
             };
-            let mut subscribed = false;
+            let (mut connected, mut subscribed) = (false, false);
             let filter = format!("{}/{}/down/#", topic::PREFIX, self.name);
             if talk.client.try_subscribe(filter, QoS::AtLeastOnce).is_err() {
                 continue;
             }
             loop {
                 tokio::select! {
-                    _ = ticks.tick() => {
+                    // Not before it is connected: what is polled then is the connecting itself, and
+                    // each tick would begin it anew. Rounds that are due are made up for.
+                    _ = ticks.tick(), if connected => {
                         self.produce();
                         if subscribed && talk.progress.elapsed() > self.habits.patience && !self.all_released() {
                             sessions += 1;
@@ -214,6 +216,7 @@ impl Shared {
                         self.send(&mut talk);
                     }
                     event = events.poll() => match event {
+                        Ok(Event::Incoming(Packet::ConnAck(_))) => connected = true,
                         Ok(Event::Incoming(Packet::SubAck(_))) => {
                             subscribed = true;
                             sessions += 1;
