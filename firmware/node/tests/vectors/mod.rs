@@ -10,7 +10,7 @@ use node::compute::{
 };
 
 /// One quantity: what it is, what was computed, what it must be and within what.
-pub struct Vector {
+pub(crate) struct Vector {
     of: &'static str,
     got: f64,
     wanted: f64,
@@ -18,7 +18,7 @@ pub struct Vector {
 }
 
 impl Vector {
-    pub fn is_met(&self) -> bool {
+    pub(crate) fn is_met(&self) -> bool {
         (self.got - self.wanted).abs() <= self.within
     }
 }
@@ -31,7 +31,7 @@ impl core::fmt::Display for Vector {
 }
 
 /// Every vector there is.
-pub fn all(each: &mut dyn FnMut(Vector)) {
+pub(crate) fn all(each: &mut dyn FnMut(Vector)) {
     for vectors in [oxygen, ammonia, ammonia_of_sea_water, practical_salinity, conductivity, humidity] {
         vectors(each);
     }
