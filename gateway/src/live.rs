@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use serde::Serialize;
 use telemetry::record::ActuatorDescription;
 use telemetry::snapshot::Snapshot;
-use telemetry::{ActuatorKind, MissingReason};
+use telemetry::{ActuatorKind, Alarm, MissingReason};
 
 use crate::entry::{Observation, Place};
 
@@ -33,6 +33,26 @@ pub struct LiveActuator {
     pub kind: Option<ActuatorKind>,
     /// Whether it is on.
     pub on: bool,
+}
+
+/// An active alarm of a node's own.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct LiveAlarm {
+    /// Its number.
+    pub alarm: u8,
+    /// Which; none for one this program does not know.
+    #[serde(serialize_with = "alarm_name")]
+    pub name: Option<Alarm>,
+}
+
+fn alarm_name<S: serde::Serializer>(alarm: &Option<Alarm>, serializer: S) -> Result<S::Ok, S::Error> {
+    alarm.map(Alarm::name).serialize(serializer)
+}
+
+/// Every alarm of a snapshot's bits, also those that only a newer node raises.
+fn alarms(bits: u32) -> Vec<LiveAlarm> {
+    let active = (0u8..32).filter(|alarm| bits >> alarm & 1 == 1);
+    active.map(|alarm| LiveAlarm { alarm, name: Alarm::ALL.get(usize::from(alarm)).copied() }).collect()
 }
 
 fn kind_name<S: serde::Serializer>(kind: &Option<ActuatorKind>, serializer: S) -> Result<S::Ok, S::Error> {
@@ -80,8 +100,8 @@ pub struct LiveNode {
     pub readings: Vec<LiveReading>,
     /// Its actuators.
     pub actuators: Vec<LiveActuator>,
-    /// Bit n: alarm n of the node is active.
-    pub alarms: u32,
+    /// Its alarms that are active.
+    pub alarms: Vec<LiveAlarm>,
 }
 
 impl LiveNode {
@@ -137,7 +157,7 @@ impl Live {
             age_at_sending_ms: snapshot.sent_ms.saturating_sub(snapshot.round.t_ms),
             readings,
             actuators: actuators.iter().map(actuator).collect(),
-            alarms: snapshot.alarms,
+            alarms: alarms(snapshot.alarms),
         };
         {
             let mut nodes = self.nodes.lock().unwrap_or_else(PoisonError::into_inner);

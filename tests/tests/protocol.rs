@@ -16,7 +16,7 @@ const QUALITY: &str = include_str!("../../firmware/telemetry/src/quality.rs");
 const RECORD: &str = include_str!("../../firmware/telemetry/src/record.rs");
 const LIMITS: &str = include_str!("../../firmware/telemetry/src/limits.rs");
 const CONTROL: &str = include_str!("../../firmware/node/src/control.rs");
-const ALARMS: &str = include_str!("../../firmware/node/src/alarms.rs");
+const ALARMS: &str = include_str!("../../firmware/telemetry/src/alarm.rs");
 const GOLDEN: &str = include_str!("../../firmware/telemetry/tests/golden-1.txt");
 
 fn page() -> (PathBuf, Result<String>) {

@@ -18,9 +18,8 @@ mod rule;
 
 use heapless::Vec;
 use telemetry::limits::ACTUATORS_MAX;
-use telemetry::{ActuatorKind, Flag, Quality, Tests};
+use telemetry::{ActuatorKind, Alarm, Flag, Quality, Tests};
 
-use crate::alarms::Alarm;
 use crate::config::{Actuator, Config, INTERLOCKS_MAX};
 use crate::random::Random;
 use interlock::Lock;

@@ -43,7 +43,6 @@
 #[cfg(test)]
 extern crate std;
 
-mod alarms;
 pub mod compute;
 pub mod config;
 pub mod control;
@@ -56,5 +55,4 @@ pub mod sample;
 pub mod session;
 pub mod sun;
 
-pub use alarms::Alarm;
 pub use node::{Counters, Identity, Io, Node, RestartCause};

@@ -8,9 +8,8 @@ use telemetry::record::{ActuatorDescription, ChannelDescription, Description, Ev
 use telemetry::session::{Command, Order};
 use telemetry::snapshot::Snapshot;
 use telemetry::topic::{Down, Up};
-use telemetry::{Flag, MissingReason, NodeName, Property, Quality, Record, Tests};
+use telemetry::{Alarm, Flag, MissingReason, NodeName, Property, Quality, Record, Tests};
 
-use crate::alarms::Alarm;
 use crate::config::{Actuator, Config, ConfigError, Source};
 use crate::control::{Change, Control, Now, Refusal};
 use crate::judge::Judge;

@@ -5,13 +5,12 @@
 
 use std::collections::BTreeSet;
 
-use node::Alarm;
 use node::config::{Actuator, Calibration, Channel, Config, Manual, Proof, Source};
 use node::control::{Cause, Change, Condition, Control, Interlock, Now, Pauses, Rule, Seen};
 use node::sun::Place;
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use telemetry::{ActuatorKind as Kind, Flag, MissingReason, Property, Quality, Tests};
+use telemetry::{ActuatorKind as Kind, Alarm, Flag, MissingReason, Property, Quality, Tests};
 
 // Channels.
 const OXYGEN: usize = 0;

@@ -6,7 +6,7 @@ use node::config::{Actuator, Calibration, Channel, Config, ConfigError, Drive, F
 use node::control::{Condition, Interlock, Pauses, Rule};
 use node::sample::Lines;
 use node::sun::Place;
-use node::{Alarm, Identity, Io, Node, RestartCause};
+use node::{Identity, Io, Node, RestartCause};
 use sensors::modbus::{LineSettings, crc16};
 use simulator::nor::{Nor, Torn};
 use telemetry::mac::Key;
@@ -14,7 +14,7 @@ use telemetry::record::EventCode;
 use telemetry::session::{Command, Nonce, Order, Receipt, Session};
 use telemetry::snapshot::Snapshot;
 use telemetry::topic::{Down, Up};
-use telemetry::{ActuatorKind as Kind, Flag, MissingReason, NodeName, Property, Quality, Record, Report, Tests};
+use telemetry::{ActuatorKind as Kind, Alarm, Flag, MissingReason, NodeName, Property, Quality, Record, Report, Tests};
 
 type Direct = Result<f32, MissingReason>;
 

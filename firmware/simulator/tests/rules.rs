@@ -3,11 +3,11 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
+use node::RestartCause;
 use node::config::{Actuator, Config, ConfigError, Drive, Manual, Proof};
 use node::control::{Condition, Interlock, Pauses, Rule};
 use node::ring::Ring;
 use node::sun::Place;
-use node::{Alarm, RestartCause};
 use simulator::host::{Flash, Host};
 use simulator::sites::Builder;
 use simulator::world::World;
@@ -15,7 +15,7 @@ use telemetry::mac::Key;
 use telemetry::record::{Event, EventCode};
 use telemetry::session::{Command, Nonce, Order, Receipt, Session};
 use telemetry::topic::{Down, Up};
-use telemetry::{ActuatorKind as Kind, Flag, NodeName, Property, Quality, Record, Tests};
+use telemetry::{ActuatorKind as Kind, Alarm, Flag, NodeName, Property, Quality, Record, Tests};
 
 const SECTORS: usize = 64;
 /// 2026-11-24T00:00 in Fuzhou.

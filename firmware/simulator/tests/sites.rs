@@ -80,7 +80,7 @@ fn the_pond_lives_through_a_night_by_its_aerators_and_the_greenhouse_keeps_its_t
         let node = pond.node().unwrap();
         aerated += u32::from(node.is_on(0));
         lowest = lowest.min(node.round().readings[1].value);
-        assert_eq!(node.alarms() & node::Alarm::NotRunning.bit(), 0, "its motor draws current");
+        assert_eq!(node.alarms() & telemetry::Alarm::NotRunning.bit(), 0, "its motor draws current");
         let celsius = greenhouse.node().unwrap().round().readings[1].value;
         (coldest, hottest) = (coldest.min(celsius), hottest.max(celsius));
         assert!(!(greenhouse.node().unwrap().is_on(1) && greenhouse.node().unwrap().is_on(2)), "fan and heater");

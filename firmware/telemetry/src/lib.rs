@@ -14,6 +14,7 @@
 extern crate std;
 
 pub mod actuator;
+pub mod alarm;
 mod cbor;
 pub mod limits;
 pub mod mac;
@@ -29,6 +30,7 @@ pub mod snapshot;
 pub mod topic;
 
 pub use actuator::ActuatorKind;
+pub use alarm::Alarm;
 pub use cbor::{Malformed, TooLong};
 pub use name::{NodeName, RecordName};
 pub use property::{Medium, Property};

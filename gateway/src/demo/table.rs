@@ -33,8 +33,10 @@ pub(super) fn table(nodes: &BTreeMap<String, LiveNode>, now_ms: i64, (columns, l
             // Writing into a string does not fail.
             let _ = write!(head, "  {}", actuator(it));
         }
-        if node.alarms != 0 {
-            let _ = write!(head, "  ! 报警 alarm");
+        for it in &node.alarms {
+            let name =
+                it.name.map_or_else(|| format!("#{}", it.alarm), |alarm| format!("{} {}", alarm.zh(), alarm.name()));
+            let _ = write!(head, "  ! {name}");
         }
         all.push(fit(&head, columns));
         for row in node.readings.chunks(cells) {
@@ -117,6 +119,13 @@ pub(super) fn line(name: &str, node: &LiveNode, now_ms: i64) -> String {
         let kind = it.kind.map_or("actuator", |kind| kind.name());
         let _ = write!(text, " {kind}={}", if it.on { "on" } else { "off" });
     }
+    for it in &node.alarms {
+        let _ = write!(
+            text,
+            " !{}",
+            it.name.map_or_else(|| format!("alarm-{}", it.alarm), |alarm| alarm.name().to_owned())
+        );
+    }
     text.push('\n');
     text
 }
@@ -149,7 +158,7 @@ mod tests {
                 reading("", Some(3.5), 3, None),
             ],
             actuators: vec![LiveActuator { actuator: 0, kind: Some(ActuatorKind::Aerator), on: true }],
-            alarms: 0,
+            alarms: Vec::new(),
         };
         (0..9).map(|n| (format!("pond-{n}"), node.clone())).collect()
     }

@@ -1,4 +1,4 @@
-//! The node's own alarms: bits in a snapshot, events in the ring.
+//! The alarms that a node raises itself: bits in a snapshot, events in its ring.
 
 /// An alarm; its number is the bit in a snapshot and the subject of its event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,5 +45,47 @@ impl Alarm {
     /// Its bit.
     pub const fn bit(self) -> u32 {
         1 << self as u8
+    }
+
+    /// Its name, as stored and shown.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::OxygenCritical => "oxygen_critical",
+            Self::ControlBlind => "control_blind",
+            Self::Storage => "storage",
+            Self::NotRunning => "not_running",
+            Self::Unproven => "unproven",
+            Self::Ineffective => "ineffective",
+            Self::MainsLost => "mains_lost",
+            Self::Manual => "manual",
+            Self::Calibrating => "calibrating",
+        }
+    }
+
+    /// Its name in Chinese, as shown.
+    pub const fn zh(self) -> &'static str {
+        match self {
+            Self::OxygenCritical => "溶氧危急",
+            Self::ControlBlind => "控制失去依据",
+            Self::Storage => "存储故障",
+            Self::NotRunning => "增氧机未运转",
+            Self::Unproven => "设备未按指令动作",
+            Self::Ineffective => "增氧无效",
+            Self::MainsLost => "市电中断",
+            Self::Manual => "现场手动",
+            Self::Calibrating => "校准中",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_alarm_stands_at_its_own_bit() {
+        for (bit, alarm) in (0u32..).zip(Alarm::ALL) {
+            assert_eq!(alarm.bit(), 1 << bit);
+        }
     }
 }
