@@ -21,6 +21,15 @@ pub struct Date {
     pub ms: i64,
     /// Bound of the error in milliseconds.
     pub error_ms: u64,
+    /// The earliest that it can have been; an estimate's bound often lies on its other side.
+    pub earliest_ms: i64,
+}
+
+impl Date {
+    /// A date that may be off as far on either side.
+    pub fn within(ms: i64, error_ms: u64) -> Self {
+        Self { ms, error_ms, earliest_ms: ms.saturating_sub_unsigned(error_ms) }
+    }
 }
 
 /// What dating goes by besides the anchors: the newest record dated so far in the same ring.
@@ -28,6 +37,8 @@ pub struct Date {
 pub struct Before {
     /// Its date; 0 if there is none.
     pub date_ms: i64,
+    /// The earliest that it can have been.
+    pub earliest_ms: i64,
     /// Its boot.
     pub boot: u16,
     /// Its time since that boot.
@@ -49,10 +60,14 @@ pub fn boots_between(from: u16, of: u16) -> i16 {
 
 fn by_anchor(anchor: &Anchor, t_ms: u64) -> Option<Date> {
     let away = i64::try_from(i128::from(t_ms) - i128::from(anchor.mono_ms)).ok()?;
-    let drift = away.unsigned_abs() / 1_000_000 * u64::from(anchor.drift_ppm)
-        + away.unsigned_abs() % 1_000_000 * u64::from(anchor.drift_ppm) / 1_000_000;
+    let drift = drift(away.unsigned_abs(), anchor.drift_ppm);
     let ms = anchor.utc_ms.checked_add(away)?;
-    (ms >= PLAUSIBLE_FROM_MS).then_some(Date { ms, error_ms: u64::from(anchor.error_ms) + drift })
+    (ms >= PLAUSIBLE_FROM_MS).then(|| Date::within(ms, u64::from(anchor.error_ms) + drift))
+}
+
+/// How far a clock can have gone wrong in this time.
+fn drift(ms: u64, ppm: u16) -> u64 {
+    ms / 1_000_000 * u64::from(ppm) + ms % 1_000_000 * u64::from(ppm) / 1_000_000
 }
 
 /// The date of a record at `t_ms` of `boot`; `None` while it cannot be told.
@@ -67,7 +82,7 @@ pub fn date(anchors: &[Anchor], before: &Before, boot: u16, t_ms: u64) -> Option
     if date.ms >= least {
         return Some(date);
     }
-    Some(Date { ms: least, error_ms: date.error_ms.saturating_add(least.abs_diff(date.ms)) })
+    Some(Date { ms: least, error_ms: date.error_ms.saturating_add(least.abs_diff(date.ms)), ..date })
 }
 
 fn estimate(anchors: &[Anchor], before: &Before, boot: u16, t_ms: u64) -> Option<Date> {
@@ -78,16 +93,20 @@ fn estimate(anchors: &[Anchor], before: &Before, boot: u16, t_ms: u64) -> Option
         .min_by_key(|a| (boots_between(boot, a.boot), a.mono_ms))?;
     let latest = by_anchor(later, 0)?;
     let passed = if before.boot == boot { t_ms.saturating_sub(before.t_ms) } else { t_ms };
-    let earliest = match before.date_ms {
+    let last = latest.ms.checked_sub(1)?;
+    let (ms, earliest_ms) = match before.date_ms {
         // Nothing is known from before: the latest it can have been, and no bound but plausibility.
-        0 => {
-            let ms = latest.ms.checked_sub(1)?;
-            return Some(Date { ms, error_ms: ms.saturating_sub(PLAUSIBLE_FROM_MS).unsigned_abs() });
-        }
-        date_ms => date_ms.checked_add(i64::try_from(passed.max(1)).ok()?)?,
+        0 => (last, PLAUSIBLE_FROM_MS),
+        // What is before may itself be an estimate, placed later than it was; and a fast clock says
+        // that more has passed than has.
+        date_ms => (
+            date_ms.checked_add(i64::try_from(passed.max(1)).ok()?)?.min(last),
+            before.earliest_ms.checked_add(i64::try_from(passed - drift(passed, later.drift_ppm)).ok()?)?,
+        ),
     };
-    let ms = earliest.min(latest.ms.saturating_sub(1));
-    Some(Date { ms, error_ms: latest.ms.abs_diff(ms) + latest.error_ms })
+    let earliest_ms = earliest_ms.min(ms);
+    let error_ms = (latest.ms.abs_diff(ms) + latest.error_ms).max(ms.abs_diff(earliest_ms));
+    Some(Date { ms, error_ms, earliest_ms })
 }
 
 #[cfg(test)]
@@ -105,7 +124,7 @@ mod tests {
         let day = 86_400_000;
         let anchors = [anchor(3, day, NOON)];
         let date = date(&anchors, &Before::default(), 3, 0).unwrap();
-        assert_eq!(date, Date { ms: NOON - 86_400_000, error_ms: 50 + 3456 });
+        assert_eq!(date, Date::within(NOON - 86_400_000, 50 + 3456));
     }
 
     #[test]
@@ -119,38 +138,71 @@ mod tests {
         // Boot 4 ended at NOON; boots 5 and 6 never synced; boot 7 began two days later.
         let anchors = [anchor(4, 0, NOON), anchor(7, 5_000, NOON + 2 * 86_400_000)];
         let start_of_7 = NOON + 2 * 86_400_000 - 5_000;
-        let mut before = Before { date_ms: NOON, boot: 4, t_ms: 0 };
+        let mut before = Before { date_ms: NOON, earliest_ms: NOON, boot: 4, t_ms: 0 };
         for (boot, t_ms) in [(5, 1_000), (5, 61_000), (6, 1_000), (6, 3_600_000)] {
             let d = date(&anchors, &before, boot, t_ms).unwrap();
             assert!(d.ms > before.date_ms && d.ms < start_of_7, "{boot} {t_ms}");
             let covers = |ms: i64| ms.abs_diff(d.ms) <= d.error_ms;
             assert!(covers(start_of_7 - 1), "the bound reaches the start of the next known boot");
-            before = Before { date_ms: d.ms, boot, t_ms };
+            before = Before { date_ms: d.ms, earliest_ms: d.earliest_ms, boot, t_ms };
         }
         assert_eq!(before.date_ms, NOON + 61_000 + 3_600_000);
+    }
+
+    /// Dates records of boot 1 at these times, the boot having begun at `began_ms`, and checks each
+    /// against the truth: the node's clock is fast by 40 ppm.
+    fn within_bounds(anchors: &[Anchor], mut before: Before, boot: u16, began_ms: i64, times: &[u64]) {
+        for t_ms in times.iter().copied() {
+            let true_ms = began_ms + (t_ms - t_ms * 40 / 1_000_000) as i64;
+            let d = date(anchors, &before, boot, t_ms).unwrap();
+            assert!(d.ms.abs_diff(true_ms) <= d.error_ms, "{t_ms}: {} off, {d:?}", d.ms.abs_diff(true_ms));
+            before = Before { date_ms: d.ms, earliest_ms: d.earliest_ms, boot, t_ms };
+        }
+    }
+
+    #[test]
+    fn every_record_of_a_new_ring_that_never_knew_the_time_is_within_its_bound() {
+        // Boot 1 of the ring ran for six hours without a clock; then boot 2 began, and knows it.
+        let began_ms = NOON - 6 * 3_600_000;
+        within_bounds(&[anchor(2, 0, NOON)], Before::default(), 1, began_ms, &[0, 1, 60_000, 3_600_000, 21_599_000]);
+    }
+
+    #[test]
+    fn a_fast_clock_without_a_date_does_not_push_its_last_records_out_of_their_bounds() {
+        // Boot 1 ended at NOON, boot 2 ran for a day without a clock, and boot 3 began at once.
+        let day = 86_400_000;
+        let anchors = [anchor(1, 0, NOON), anchor(3, 0, NOON + 86_400_000)];
+        let before = Before { date_ms: NOON, earliest_ms: NOON - 50, boot: 1, t_ms: 0 };
+        within_bounds(&anchors, before, 2, NOON, &[1_000, day / 2, day - 1_000, day + 1_000, day + 3_000]);
     }
 
     #[test]
     fn the_order_of_boots_survives_the_wrap_of_their_number() {
         let anchors = [anchor(u16::MAX - 1, 0, NOON), anchor(1, 5_000, NOON + 3_600_000)];
-        let before = Before { date_ms: NOON, boot: u16::MAX - 1, t_ms: 0 };
+        let before = Before { date_ms: NOON, earliest_ms: NOON, boot: u16::MAX - 1, t_ms: 0 };
         let last = date(&anchors, &before, u16::MAX, 1_000).unwrap();
-        let first = date(&anchors, &Before { date_ms: last.ms, boot: u16::MAX, t_ms: 1_000 }, 0, 2_000).unwrap();
+        let first = date(
+            &anchors,
+            &Before { date_ms: last.ms, earliest_ms: last.earliest_ms, boot: u16::MAX, t_ms: 1_000 },
+            0,
+            2_000,
+        )
+        .unwrap();
         assert_eq!((last.ms, first.ms), (NOON + 1_000, NOON + 3_000));
     }
 
     #[test]
     fn without_a_later_boot_that_knows_the_time_there_is_no_date() {
         let anchors = [anchor(4, 0, NOON)];
-        assert_eq!(date(&anchors, &Before { date_ms: NOON, boot: 4, t_ms: 0 }, 5, 10), None);
+        assert_eq!(date(&anchors, &Before { date_ms: NOON, earliest_ms: NOON, boot: 4, t_ms: 0 }, 5, 10), None);
         assert_eq!(date(&[], &Before::default(), 1, 10), None);
     }
 
     #[test]
     fn dates_rise_with_seq_even_when_a_new_anchor_disagrees() {
-        let before = Before { date_ms: NOON + 1_000, boot: 3, t_ms: 900 };
+        let before = Before { date_ms: NOON + 1_000, earliest_ms: NOON + 950, boot: 3, t_ms: 900 };
         let d = date(&[anchor(3, 0, NOON)], &before, 3, 990).unwrap();
-        assert_eq!(d, Date { ms: NOON + 1_001, error_ms: 50 + 11 });
+        assert_eq!((d.ms, d.error_ms), (NOON + 1_001, 50 + 11));
     }
 
     #[test]

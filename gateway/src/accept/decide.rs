@@ -114,7 +114,7 @@ impl Case<'_> {
             Origin::InTurn(index) | Origin::Fixed(index, _) | Origin::Late(index, _) => (Some(index), 0),
         };
         if let (Origin::Arrived(_) | Origin::InTurn(_), Some(last)) = (&self.origin, dates.last()) {
-            ring.before = Before { date_ms: last.ms, boot: envelope.boot, t_ms };
+            ring.before = Before { date_ms: last.ms, earliest_ms: last.earliest_ms, boot: envelope.boot, t_ms };
         }
         let Some(ring) = state.ring(envelope.ring) else { return Decision::Hold(Reason::Undated, Vec::new()) };
         let window = Code::of(self.node.as_str(), state, ring, added, false, false);
@@ -134,7 +134,7 @@ impl Case<'_> {
     /// A date for each record: fixed already, or by the ring's anchors, rising with seq.
     fn dates(&self, state: &Node) -> Result<Vec<Date>, (Reason, Dates)> {
         if let Origin::Fixed(_, fixed) = self.origin {
-            let dates = fixed.iter().map(|(ms, error_ms)| Date { ms: *ms, error_ms: *error_ms });
+            let dates = fixed.iter().map(|(ms, error_ms)| Date::within(*ms, *error_ms));
             return Ok(dates.collect());
         }
         let undated = || (Reason::Undated, Vec::new());
@@ -147,7 +147,7 @@ impl Case<'_> {
             let date = dating::date(&ring.anchors, &before, boot, t_ms)
                 .filter(|date| date.ms <= self.now_ms.saturating_add(FUTURE_MS_MAX))
                 .ok_or_else(undated)?;
-            before = Before { date_ms: date.ms, boot, t_ms };
+            before = Before { date_ms: date.ms, earliest_ms: date.earliest_ms, boot, t_ms };
             dates.push(date);
         }
         let others = || state.rings.iter().filter(|r| r.id != ring.id);

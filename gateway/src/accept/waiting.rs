@@ -114,9 +114,10 @@ impl Acceptor {
                 let date_ms = dates.get(at).map_or(0, |(date_ms, _)| *date_ms);
                 ring.push(Recent { digest: Some(*digest), date_ms });
             }
-            if let (Some((date_ms, _)), Ok(Some(last))) = (dates.last(), report.records().last().transpose()) {
+            if let (Some((date_ms, error_ms)), Ok(Some(last))) = (dates.last(), report.records().last().transpose()) {
                 let t_ms = last.t_ms().unwrap_or(ring.before.t_ms);
-                ring.before = Before { date_ms: *date_ms, boot: envelope.boot, t_ms };
+                let dating::Date { ms: date_ms, earliest_ms, .. } = dating::Date::within(*date_ms, *error_ms);
+                ring.before = Before { date_ms, earliest_ms, boot: envelope.boot, t_ms };
             }
             // What channels mean is known at once: the live view and later records need it.
             let mut described = false;

@@ -214,7 +214,7 @@ pub(crate) struct Code {
     #[n(3)]
     pub(crate) next: u32,
     #[n(4)]
-    before: (i64, u16, u64),
+    before: (i64, u16, u64, i64),
     #[n(5)]
     anchors: Vec<AnchorCode>,
     #[n(6)]
@@ -245,7 +245,7 @@ impl Code {
             session: node.session.map(|s| (s.nonce.0, s.ring, s.boot)),
             ring: ring.id,
             next: ring.next,
-            before: (ring.before.date_ms, ring.before.boot, ring.before.t_ms),
+            before: (ring.before.date_ms, ring.before.boot, ring.before.t_ms, ring.before.earliest_ms),
             anchors: ring
                 .anchors
                 .iter()
@@ -260,7 +260,8 @@ impl Code {
 
     /// The newest record that was dated then.
     pub(crate) fn before(&self) -> Before {
-        Before { date_ms: self.before.0, boot: self.before.1, t_ms: self.before.2 }
+        let (date_ms, boot, t_ms, earliest_ms) = self.before;
+        Before { date_ms, earliest_ms, boot, t_ms }
     }
 
     /// Brings `node` to this state; the opposite of [`Code::of`].
@@ -403,7 +404,7 @@ mod tests {
         for digest in 0..300 {
             let ring = node.ring_mut(9).unwrap();
             ring.push(Recent { digest: Some(digest), date_ms: 0 });
-            ring.before = Before { date_ms: 1, boot: 1, t_ms: 2 };
+            ring.before = Before { date_ms: 1, earliest_ms: 1, boot: 1, t_ms: 2 };
             Code::of("a", &node, node.ring(9).unwrap(), 1, false, false).apply(&mut followed);
         }
         assert_eq!(followed, node);
