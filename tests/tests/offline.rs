@@ -1,12 +1,14 @@
 //! A node that was away for days and did not know the time for most of them: all of it arrives,
 //! honestly dated, and what is fresh does not wait behind it.
 
+use std::time::Duration;
+
 use anyhow::{Context as _, Result, ensure};
 use simulator::fleet::Order;
 use simulator::lockstep::Link;
 use simulator::world::World;
 use system_tests::farm::{BEGAN_MS, HOUR};
-use system_tests::{Influx, Plan, books};
+use system_tests::{Influx, Plan, books, until};
 use telemetry::{Alarm, Property};
 
 const MINUTE: u64 = HOUR / 60;
@@ -118,6 +120,30 @@ async fn three_days_offline_and_two_boots_without_a_clock_arrive_dated_and_a_fre
         ensure!(fine, "boot {}: {} ms off by at most {} ms", of.boot, of.at_ms, stored.error_ms);
     }
     ensure!(rounds[1] >= 22 * 60 && rounds[2] >= 24 * 60 && rounds[3] >= 26 * 60 && rounds[4] >= 30, "{rounds:?}");
+    farm.stop().await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_ring_that_overflowed_before_it_was_ever_delivered_is_understood() -> Result<()> {
+    let name = "pond-0";
+    let mut plan = Plan::mixed(1, 60, 32)?;
+    // Eight sectors of 4 KiB are a day or two of rounds.
+    plan.nodes[0].parts.flash = simulator::host::Flash::new(8);
+    let mut farm = plan.start().await?;
+    farm.fleet.link(name, Link::Down)?;
+    farm.fleet.run_until(3 * 24 * HOUR).await?;
+    farm.fleet.link(name, Link::Up)?;
+    let (_, floor, next) = farm.fleet.host(name).and_then(|host| host.node()?.ring()).context("it has a ring")?;
+    ensure!(floor > 1_000, "nothing was overwritten: {floor}");
+    ensure!(farm.fleet.run_until_delivered(73 * HOUR).await?, "what it holds is not delivered");
+    // What came before the description waits for it, and is looked at again by and by.
+    let waiting = || async { farm.gateway.acceptor().waiting().is_empty().then_some(()) };
+    until("nothing waits to be understood", Duration::from_secs(30), waiting).await?;
+    let (agreement, stored) = farm.agreement().await?;
+    let lost = agreement.unstored.iter().find(|(_, _, seq)| (floor..next).contains(seq));
+    ensure!(lost.is_none(), "of {floor}..{next}, {lost:?} is not stored");
+    println!("measured: {} rounds of {floor}..{next} are stored", stored.len());
     farm.stop().await?;
     Ok(())
 }

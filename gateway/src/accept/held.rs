@@ -167,6 +167,13 @@ pub enum HeldEntry {
     },
 }
 
+impl HeldEntry {
+    /// Whether it brings a description with it.
+    pub(super) fn describes(&self) -> bool {
+        matches!(self, Self::Waiting(waiting) if waiting.window.as_ref().is_some_and(super::window::Code::describes))
+    }
+}
+
 /// What is known of a waiting entry without reading it.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, serde::Serialize)]
 pub struct Summary {

@@ -501,6 +501,11 @@ impl Acceptor {
             core.durable.insert(node.clone(), Arc::clone(state));
             if let Some((entry, bytes)) = &waits {
                 core.waiting_durable.apply(index, entry, *bytes);
+                if entry.describes() {
+                    // It has brought what it waits for itself, and others before it.
+                    core.due.insert(node.clone(), waiting::Due::default());
+                    self.due.notify_one();
+                }
             }
             if let Some(held) = resolved {
                 core.resolving.remove(&held);

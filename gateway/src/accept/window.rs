@@ -311,6 +311,11 @@ impl Code {
         self.describe(ring);
     }
 
+    /// Whether descriptions are in it.
+    pub(crate) fn describes(&self) -> bool {
+        !self.descriptions.is_empty()
+    }
+
     /// Tells a ring the descriptions that are in it.
     fn describe(&self, ring: &mut Ring) {
         for bytes in &self.descriptions {
