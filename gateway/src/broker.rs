@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use metrics::counter;
-use rumqttc::{AsyncClient, Event, MqttOptions, Packet, QoS};
+use rumqttc::{AsyncClient, Event, MqttOptions, NetworkOptions, Packet, QoS};
 use telemetry::NodeName;
 use telemetry::topic::{self, Down};
 use tokio_util::sync::CancellationToken;
@@ -70,11 +70,19 @@ impl Options {
     }
 }
 
+/// Small messages must not wait for the acknowledgement of the one before.
+fn at_once() -> NetworkOptions {
+    let mut options = NetworkOptions::new();
+    options.set_tcp_nodelay(true);
+    options
+}
+
 /// The client that publishes to nodes, and the way through it. It runs until `shutdown`.
 pub fn outlet(options: &Options, shutdown: CancellationToken) -> (Box<dyn Outlet>, impl Future<Output = ()> + use<>) {
     let mut mqtt = options.mqtt("-out");
     mqtt.set_clean_session(true);
     let (client, mut events) = AsyncClient::new(mqtt, IN_FLIGHT_MAX);
+    events.set_network_options(at_once());
     let task = async move {
         let mut pause = PAUSES.0;
         loop {
@@ -106,6 +114,7 @@ pub async fn run(options: Options, accept: Arc<dyn Accept>, shutdown: Cancellati
         let mut mqtt = options.mqtt("");
         mqtt.set_clean_session(false).set_manual_acks(true);
         let (client, mut events) = AsyncClient::new(mqtt, 2 * IN_FLIGHT_MAX);
+        events.set_network_options(at_once());
         let (refuse, mut refused) = tokio::sync::mpsc::channel::<()>(1);
         let why = loop {
             let event = tokio::select! {

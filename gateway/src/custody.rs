@@ -95,6 +95,8 @@ pub enum Closing {
 
 #[derive(Default)]
 struct Waiting {
+    /// The receipt that answers a session's opening: it tells UTC, and no later one does.
+    answer: Option<Bytes>,
     receipt: Option<Bytes>,
     others: VecDeque<(Down, Bytes)>,
     closing: Option<Closing>,
@@ -115,8 +117,9 @@ impl Link {
     /// What waits to be sent, and whether to close.
     pub fn take(&self) -> (Vec<(Down, Bytes)>, Option<Closing>) {
         let mut waiting = self.lock();
-        let receipt = waiting.receipt.take().map(|bytes| (Down::Receipt, bytes));
-        let all = receipt.into_iter().chain(std::mem::take(&mut waiting.others)).collect();
+        let receipts = [waiting.answer.take(), waiting.receipt.take()].into_iter().flatten();
+        let receipts = receipts.map(|bytes| (Down::Receipt, bytes));
+        let all = receipts.chain(std::mem::take(&mut waiting.others)).collect();
         (all, waiting.closing)
     }
 }
@@ -199,15 +202,26 @@ impl Downlinks {
         self.links().contains_key(node)
     }
 
+    /// Sends the receipt that answers a session's opening, before any other; never blocks. Only
+    /// the answer to a newer session takes its place.
+    pub fn answer(&self, node: &NodeName, message: Bytes) -> Sent {
+        self.leave(node, Down::Receipt, message, true)
+    }
+
     /// Sends a message to a node; never blocks. A newer receipt takes the place of an older one
     /// that still waits: receipts are cumulative.
     pub fn send(&self, node: &NodeName, channel: Down, message: Bytes) -> Sent {
+        self.leave(node, channel, message, false)
+    }
+
+    fn leave(&self, node: &NodeName, channel: Down, message: Bytes, answer: bool) -> Sent {
         let Some(link) = self.links().get(node).cloned() else {
             return self.0.broker.get().map_or(Sent::NotConnected, |broker| broker.send(node, channel, message));
         };
         {
             let mut waiting = link.lock();
             match channel {
+                Down::Receipt if answer => (waiting.answer, waiting.receipt) = (Some(message), None),
                 Down::Receipt => waiting.receipt = Some(message),
                 _ if waiting.others.len() >= DOWN_QUEUE_MAX => return Sent::Full,
                 _ => waiting.others.push_back((channel, message)),
@@ -215,5 +229,25 @@ impl Downlinks {
         }
         link.notify.notify_one();
         Sent::Queued
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_answer_that_tells_utc_is_neither_replaced_nor_overtaken_by_a_later_receipt() {
+        let downlinks = Downlinks::new();
+        let node = NodeName::new("pond-7").unwrap();
+        let link = downlinks.connect(&node);
+        downlinks.send(&node, Down::Command, Bytes::from_static(b"command"));
+        downlinks.send(&node, Down::Receipt, Bytes::from_static(b"of the session before"));
+        downlinks.answer(&node, Bytes::from_static(b"answer"));
+        for later in ["4", "7"] {
+            downlinks.send(&node, Down::Receipt, Bytes::from(later));
+        }
+        let sent: Vec<_> = link.take().0.into_iter().map(|(_, bytes)| bytes).collect();
+        assert_eq!(sent, ["answer", "7", "command"]);
     }
 }

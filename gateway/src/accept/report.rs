@@ -49,9 +49,11 @@ impl Acceptor {
             Position::New { overlap } => overlap,
         };
         let hold = |core, holding, reply| self.hold(core, arrival, &report, holding, now_ms, reply);
-        let decoded: Result<Vec<Record>, Malformed> = report.records().collect();
+        // All the room at once: records are large, and an iterator that may fail promises none.
+        let mut records: Vec<Record> = Vec::with_capacity(envelope.count as usize);
+        let decoded = report.records().try_for_each(|record| record.map(|record| records.push(record)));
         let (records, digests) = match decoded {
-            Ok(records) => {
+            Ok(()) => {
                 // What was decoded can be encoded: a record is shorter than the report it came in.
                 let digests: Option<Vec<u32>> = records.iter().map(|r| record_digest(r, envelope.boot)).collect();
                 (records, digests?)

@@ -11,7 +11,7 @@ use telemetry::topic::Down;
 
 use super::window::{Code, Node, Ring};
 use super::{Acceptor, Appending, Core, Log, dating};
-use crate::custody::{Arrival, Reply, Sent, Verdict};
+use crate::custody::{Arrival, Reply, Verdict};
 use crate::entry::Entry;
 
 impl Acceptor {
@@ -79,8 +79,12 @@ impl Acceptor {
         let receipt = Receipt { ring: ring.id, next: ring.next, utc_ms };
         let mut body = [0; CONTROL_BYTES_MAX];
         let Ok(length) = receipt.encode(&mut body) else { return };
+        let Some(sealed) = seal(node, key, Down::Receipt, nonce, &body[..length]) else { return };
         // A node that is gone asks again when it is back.
-        self.send_sealed(node, key, Down::Receipt, nonce, &body[..length]);
+        match with_utc {
+            true => self.downlinks.answer(node, sealed),
+            false => self.downlinks.send(node, Down::Receipt, sealed),
+        };
     }
 
     /// Asks every node whose session began while the gateway's clock was not known good to open
@@ -100,14 +104,15 @@ impl Acceptor {
             let command = Command { counter, not_after_ms: u64::MAX, order: Order::Reopen };
             let mut body = [0; CONTROL_BYTES_MAX];
             let Ok(length) = command.encode(&mut body) else { continue };
-            let sent = self.send_sealed(&node, &key, Down::Command, session.nonce, &body[..length]);
+            let Some(sealed) = seal(&node, &key, Down::Command, session.nonce, &body[..length]) else { continue };
+            let sent = self.downlinks.send(&node, Down::Command, sealed);
             tracing::info!(%node, ?sent, "asked to open a session anew: the clock is known now");
         }
     }
+}
 
-    fn send_sealed(&self, node: &NodeName, key: &Key, kind: Down, nonce: Nonce, body: &[u8]) -> Option<Sent> {
-        let mut sealed = [0; CONTROL_BYTES_MAX];
-        let length = key.seal(node, kind, nonce, body, &mut sealed).ok()?;
-        Some(self.downlinks.send(node, kind, Bytes::copy_from_slice(&sealed[..length])))
-    }
+fn seal(node: &NodeName, key: &Key, kind: Down, nonce: Nonce, body: &[u8]) -> Option<Bytes> {
+    let mut sealed = [0; CONTROL_BYTES_MAX];
+    let length = key.seal(node, kind, nonce, body, &mut sealed).ok()?;
+    Some(Bytes::copy_from_slice(&sealed[..length]))
 }
