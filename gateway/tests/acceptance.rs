@@ -7,7 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, mpsc};
 
 use bytes::Bytes;
 use gateway::accept::held::Reason;
-use gateway::accept::{Acceptor, Limits, Needs};
+use gateway::accept::{Acceptor, Limits, Needs, described};
 use gateway::clock::{Clock, Utc};
 use gateway::credentials::Credentials;
 use gateway::custody::{Accept, Arrival, Downlinks, Outlet, Reply, Sent, Verdict};
@@ -16,7 +16,7 @@ use gateway::live::Live;
 use gateway::registry::Registry;
 use spool::files::LogFile;
 use spool::memory::{Failure, Memory, Unsynced};
-use spool::{Files, Options, Read, read_only};
+use spool::{Files, Options, Read, Replay, read_only};
 use telemetry::NodeName;
 use telemetry::mac::Key;
 use telemetry::quality::Quality;
@@ -287,8 +287,10 @@ impl Node {
 /// Names of the records in the spool, with their dates and units.
 fn stored(memory: &Memory) -> Vec<(u32, u32, i64, Option<String>)> {
     let mut all = Vec::new();
-    read_only(memory, &data().join("spool"), &mut |_, bytes| {
-        if let Entry::Accepted(accepted) = Entry::decode(bytes).unwrap() {
+    read_only(memory, &data().join("spool"), &mut |replay| {
+        if let Replay::Entry { bytes, .. } = replay
+            && let Entry::Accepted(accepted) = Entry::decode(&bytes).unwrap()
+        {
             for record in &accepted.records {
                 let unit = match &record.content {
                     Content::Round { readings, .. } => {
@@ -711,6 +713,13 @@ fn a_registry_that_would_merge_two_channels_is_refused_and_the_old_one_holds() {
     assert!(node.deliver_all(&gateway));
     let complaints = gateway.acceptor.set_registry(registry(folder.path(), SITES)).unwrap_err();
     assert_eq!(complaints.len(), 2, "{complaints:?}");
+    // `check` finds the same without a gateway, in what the log says that nodes measure.
+    let described = described(&memory, &data()).unwrap();
+    let found = described.iter().flat_map(|(node, d)| registry(folder.path(), SITES).shared_series(node.as_str(), d));
+    assert_eq!(
+        found.map(|c| c.what).collect::<Vec<_>>(),
+        complaints.iter().map(|c| c.what.clone()).collect::<Vec<_>>()
+    );
     assert!(complaints.iter().all(|c| c.line > 0 && c.what.contains("give them points")), "{complaints:?}");
     node.records.push((1, round(9_000, 7)));
     node.open(&gateway, 2);
@@ -727,8 +736,9 @@ fn the_gateways_own_tests_worsen_a_flag_in_bits_of_their_own() {
     assert!(Node::new(folder.path(), "pond-7", 10).deliver_all(&gateway));
     drop(gateway);
     let mut judged = Vec::new();
-    read_only(&memory, &data().join("spool"), &mut |_, bytes| {
-        let Entry::Accepted(accepted) = Entry::decode(bytes).unwrap() else { return };
+    read_only(&memory, &data().join("spool"), &mut |replay| {
+        let Replay::Entry { bytes, .. } = replay else { return };
+        let Entry::Accepted(accepted) = Entry::decode(&bytes).unwrap() else { return };
         for record in &accepted.records {
             if let Content::Round { readings, .. } = &record.content {
                 judged.push((readings[0].flag, readings[0].tests));

@@ -8,7 +8,7 @@ use crate::cursor::Cursor;
 use crate::files::{Files, LogFile};
 use crate::format::{Header, HeaderRead, Item, Scan};
 use crate::log::{MARK_BYTES, Shared, Spool};
-use crate::recovery::{OpenError, Seen, io_at, look};
+use crate::recovery::{OpenError, Replay, Seen, io_at, look};
 
 /// What a reader finds next.
 #[derive(Debug, PartialEq, Eq)]
@@ -255,11 +255,11 @@ pub struct SegmentSummary {
 }
 
 /// Reads a log's folder without its lock, also while another process writes it. `each` gets
-/// every entry in order.
+/// every checkpoint and entry in order.
 pub fn read_only(
     files: &dyn Files,
     folder: &Path,
-    each: &mut dyn FnMut(u64, &[u8]),
+    each: &mut dyn FnMut(Replay),
 ) -> Result<Vec<SegmentSummary>, OpenError> {
     let (seen, _) = look(files, folder, false)?;
     let mut summaries = Vec::new();
@@ -278,11 +278,11 @@ pub fn read_only(
         let mut scan = Scan::new(header.spool);
         loop {
             match scan.next(&*file).map_err(io_at("read", &path))? {
-                Item::Checkpoint(_) => {}
+                Item::Checkpoint(body) => each(Replay::Checkpoint(body)),
                 Item::Entry { index, .. } if index >= valid_before => {}
                 Item::Entry { index, body, .. } => {
                     summary.entries += 1;
-                    each(index, &body);
+                    each(Replay::Entry { index, bytes: body });
                 }
                 Item::Corrupt { offset, bytes } => summary.corrupt.push((offset, bytes)),
                 Item::Torn { bytes, .. } => {

@@ -512,7 +512,12 @@ fn memory_with_copy(from: &Memory) -> Memory {
 /// What `spool export` would show.
 fn exported(memory: &Memory) -> Vec<u64> {
     let mut names = Vec::new();
-    read_only(memory, &folder(), &mut |_, bytes| names.push(decode(bytes)[0])).unwrap();
+    read_only(memory, &folder(), &mut |replay| {
+        if let Replay::Entry { bytes, .. } = replay {
+            names.push(decode(&bytes)[0]);
+        }
+    })
+    .unwrap();
     names
 }
 
@@ -570,7 +575,12 @@ fn only_one_may_write_and_anyone_may_read() {
     }
     assert!(matches!(Owner::open(&memory), Err(OpenError::InUse(_))));
     let mut names = Vec::new();
-    let summary = read_only(&memory, &folder(), &mut |_, bytes| names.push(decode(bytes)[0])).unwrap();
+    let summary = read_only(&memory, &folder(), &mut |replay| {
+        if let Replay::Entry { bytes, .. } = replay {
+            names.push(decode(&bytes)[0]);
+        }
+    })
+    .unwrap();
     assert_eq!(names, (0..20).collect::<Vec<_>>());
     assert!(summary.len() > 1 && summary.iter().all(|s| s.corrupt.is_empty() && s.unfinished_bytes == 0));
 }

@@ -37,6 +37,7 @@ use tokio::sync::Notify;
 use self::held::{HeldEntry, Index};
 use self::judge::Boards;
 use self::place::Places;
+pub use self::recovery::described;
 pub use self::waiting::DecisionError;
 use self::waiting::Due;
 use self::window::Node;
@@ -635,8 +636,7 @@ impl Core {
     fn shared_series(&self, registry: &Registry) -> Vec<Complaint> {
         let mut complaints = Vec::new();
         for (name, node) in &self.nodes {
-            let newest = node.session.and_then(|s| node.ring(s.ring)?.descriptions.last_key_value());
-            if let Some((_, description)) = newest {
+            if let Some(description) = node.description() {
                 complaints.extend(registry.shared_series(name.as_str(), description));
             }
         }

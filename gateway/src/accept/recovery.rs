@@ -2,10 +2,12 @@
 //! the held log's.
 
 use std::collections::{HashMap, HashSet};
+use std::path::Path;
+use std::sync::Arc;
 
-use spool::Replay;
+use spool::{Files, OpenError, Replay, read_only};
 use telemetry::NodeName;
-use telemetry::record::Record;
+use telemetry::record::{Description, Record};
 
 use super::held::{HeldEntry, Index};
 use super::window::{Code, Node};
@@ -27,6 +29,17 @@ pub(super) fn encode_checkpoint(core: &Core) -> Vec<u8> {
     let resolved: Vec<u64> = core.resolving.iter().chain(&core.resolved).copied().collect();
     // A vector takes whatever is written to it.
     minicbor::to_vec((codes, resolved)).unwrap_or_default()
+}
+
+/// What each node measures by its newest config, from a spool that another process may be writing.
+/// Nodes of which everything waits in the held log are not known here.
+///
+/// # Errors
+/// When the spool cannot be read.
+pub fn described(files: &dyn Files, data_dir: &Path) -> Result<Vec<(NodeName, Arc<Description>)>, OpenError> {
+    let mut nodes = HashMap::new();
+    read_only(files, &data_dir.join("spool"), &mut |replay| replay_spool(replay, &mut nodes, &mut HashSet::new()))?;
+    Ok(nodes.into_iter().filter_map(|(name, node)| Some((name, Arc::clone(node.description()?)))).collect())
 }
 
 fn apply(code: &Code, nodes: &mut HashMap<NodeName, Node>) {

@@ -153,6 +153,11 @@ impl Node {
         self.rings.iter().find(|r| r.id == id).map(|r| &**r)
     }
 
+    /// What the node measures by the newest config of its session's ring.
+    pub(crate) fn description(&self) -> Option<&Arc<Description>> {
+        self.ring(self.session?.ring)?.descriptions.last_key_value().map(|(_, description)| description)
+    }
+
     pub(crate) fn ring_mut(&mut self, id: u32) -> Option<&mut Ring> {
         self.rings.iter_mut().find(|r| r.id == id).map(Arc::make_mut)
     }

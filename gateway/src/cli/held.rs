@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use gateway::accept::held::{HeldEntry, Index, Waiting};
 use gateway::control::{self, Request};
-use spool::Disk;
+use spool::{Disk, Replay};
 use telemetry::report::Report;
 
 /// What is asked.
@@ -77,8 +77,9 @@ fn waiting(data: &Path, mut each: impl FnMut(u64, Waiting)) -> anyhow::Result<In
     let folder = data.join("held");
     anyhow::ensure!(folder.is_dir(), "{} has no held log; is it a gateway's data directory?", data.display());
     let mut index = Index::default();
-    spool::read_only(&Disk, &folder, &mut |at, bytes| {
-        let Ok(entry) = minicbor::decode::<HeldEntry>(bytes) else { return };
+    spool::read_only(&Disk, &folder, &mut |replay| {
+        let Replay::Entry { index: at, bytes } = replay else { return };
+        let Ok(entry) = minicbor::decode::<HeldEntry>(&bytes) else { return };
         index.apply(at, &entry, bytes.len() as u64);
         if let HeldEntry::Waiting(waiting) = entry {
             each(at, *waiting);

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use gateway::entry::{Accepted, Content, Entry};
 use serde_json::json;
-use spool::{Disk, SegmentSummary, read_only};
+use spool::{Disk, Replay, SegmentSummary, read_only};
 
 /// Shows the segments; with `verify`, damage is an exit code.
 pub(super) fn inspect(data: &Path, verify: bool) -> anyhow::Result<ExitCode> {
@@ -15,8 +15,9 @@ pub(super) fn inspect(data: &Path, verify: bool) -> anyhow::Result<ExitCode> {
     for log in ["spool", "held"] {
         let folder = data.join(log);
         let mut unreadable = 0;
-        let segments = read_only(&Disk, &folder, &mut |_, bytes| {
-            if log == "spool" && Entry::decode(bytes).is_err() {
+        let segments = read_only(&Disk, &folder, &mut |replay| {
+            let Replay::Entry { bytes, .. } = replay else { return };
+            if log == "spool" && Entry::decode(&bytes).is_err() {
                 unreadable += 1;
             }
         })
@@ -47,11 +48,12 @@ pub(super) fn export(data: &Path) -> anyhow::Result<ExitCode> {
     let folder = data.join("spool");
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
     let mut result = Ok(());
-    read_only(&Disk, &folder, &mut |index, bytes| {
+    read_only(&Disk, &folder, &mut |replay| {
+        let Replay::Entry { index, bytes } = replay else { return };
         if result.is_err() {
             return;
         }
-        if let Ok(Entry::Accepted(accepted)) = Entry::decode(bytes) {
+        if let Ok(Entry::Accepted(accepted)) = Entry::decode(&bytes) {
             result = records(&mut out, index, &accepted);
         }
     })

@@ -13,11 +13,12 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use clap::{CommandFactory as _, Parser, Subcommand};
 use gateway::clock::SystemClock;
-use gateway::config::{Config, Log};
+use gateway::config::{Complaint, Config, Log};
 use gateway::control;
 use gateway::credentials::Credentials;
 use gateway::registry::Registry;
-use gateway::{Gateway, Surroundings, listing, metric, run};
+use gateway::{Gateway, Surroundings, accept, listing, metric, run};
+use spool::Disk;
 use telemetry::NodeName;
 use tokio_util::sync::CancellationToken;
 
@@ -241,7 +242,10 @@ fn check(files: &[PathBuf]) -> anyhow::Result<ExitCode> {
             continue;
         }
         match Config::load(file) {
-            Ok(config) => complaints.extend(Registry::load(&config.sites).err().unwrap_or_default()),
+            Ok(config) => match Registry::load(&config.sites) {
+                Ok(registry) => complaints.extend(shared_series(&config, &registry)?),
+                Err(found) => complaints.extend(found),
+            },
             Err(found) => complaints.extend(found),
         }
     }
@@ -251,6 +255,16 @@ fn check(files: &[PathBuf]) -> anyhow::Result<ExitCode> {
     }
     eprintln!("{}", listing(&complaints));
     Ok(ExitCode::from(WRONG))
+}
+
+/// Channels that the registry would merge, by what the gateway's log says that its nodes measure.
+fn shared_series(config: &Config, registry: &Registry) -> anyhow::Result<Vec<Complaint>> {
+    if !config.data_dir.join("spool").is_dir() {
+        return Ok(Vec::new());
+    }
+    let described = accept::described(&Disk, &config.data_dir)
+        .with_context(|| format!("read the log in {}", config.data_dir.display()))?;
+    Ok(described.iter().flat_map(|(node, description)| registry.shared_series(node.as_str(), description)).collect())
 }
 
 fn node(data: &std::path::Path, command: &NodeCommand) -> anyhow::Result<ExitCode> {
