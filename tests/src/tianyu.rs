@@ -87,13 +87,21 @@ impl Tianyu {
     /// # Errors
     /// When it runs already or cannot be started.
     pub fn run(&mut self) -> Result<()> {
+        self.start(&["run", "--config", "tianyu.toml"])
+    }
+
+    /// Starts `tianyu` with these arguments; it runs until it is killed or terminated.
+    ///
+    /// # Errors
+    /// When it runs already or cannot be started.
+    pub fn start(&mut self, arguments: &[&str]) -> Result<()> {
         if let Some(process) = &mut self.process
             && process.ended()?.is_none()
         {
             bail!("tianyu runs already");
         }
         let program = if self.unchecked { beside("unchecked")? } else { binary()? };
-        self.process = Some(self.spawn(&program, &["run", "--config", "tianyu.toml"])?);
+        self.process = Some(self.spawn(&program, arguments)?);
         Ok(())
     }
 

@@ -95,15 +95,6 @@ impl Acceptor {
             return Some(reply);
         }
         let Holding { reason, overlap, digests, dates } = holding;
-        counter!("tianyu_held_total", "reason" => format!("{reason:?}")).increment(1);
-        let (held_bytes, _) = core.waiting.usage_of(arrival.node.as_str());
-        if held_bytes + arrival.payload.len() as u64 > self.held_node_bytes {
-            // Its own records wait on the node; nobody else notices.
-            counter!("tianyu_held_over_budget_total").increment(1);
-            tracing::warn!(node = %arrival.node, "too much of this node waits in the held log; see tianyu held list");
-            reply.give(Verdict::Done);
-            return None;
-        }
         let envelope = report.envelope;
         let mut state = core.nodes.get(&arrival.node).map_or_else(Node::default, |n| Node::clone(n));
         let mut window = None;
@@ -147,6 +138,15 @@ impl Acceptor {
         };
         let entry = HeldEntry::Waiting(Box::new(waiting));
         let bytes = encode(&entry);
+        let (held_bytes, _) = core.waiting.usage_of(arrival.node.as_str());
+        if held_bytes + bytes.len() as u64 > self.held_node_bytes {
+            // Its own records wait on the node; nobody else notices.
+            counter!("tianyu_held_over_budget_total").increment(1);
+            tracing::warn!(node = %arrival.node, "too much of this node waits in the held log; see tianyu held list");
+            reply.give(Verdict::Done);
+            return None;
+        }
+        counter!("tianyu_held_total", "reason" => format!("{reason:?}")).increment(1);
         let appending = Appending { state: state.into(), held: None, with_utc: false, reply };
         let state = Arc::clone(&appending.state);
         let done = self.done(&arrival.node, appending, Some((entry.clone(), bytes.len() as u64)));
