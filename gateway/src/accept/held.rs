@@ -7,6 +7,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use minicbor::{Decode, Encode};
 use telemetry::NodeName;
 
+use crate::entry::cbor;
+
 /// Why something waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
 #[cbor(index_only)]
@@ -317,8 +319,7 @@ impl Index {
 
     pub(super) fn encode(&self) -> Vec<u8> {
         let all: Vec<(u64, &Summary)> = self.iter().collect();
-        // A vector takes whatever is written to it.
-        minicbor::to_vec(all).unwrap_or_default()
+        cbor(&all)
     }
 
     pub(super) fn decode(bytes: &[u8]) -> Option<Self> {

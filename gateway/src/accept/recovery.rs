@@ -12,7 +12,7 @@ use telemetry::record::{Description, Record};
 use super::held::{HeldEntry, Index};
 use super::window::{Code, Node};
 use super::{Core, Log};
-use crate::entry::{Content, Entry};
+use crate::entry::{Content, Entry, cbor};
 
 /// The state before an entry of the spool, as the entries before it in the spool make it: what is
 /// on its way to the held log is no part of it yet.
@@ -27,8 +27,7 @@ pub(super) fn encode_checkpoint(core: &Core) -> Vec<u8> {
         })
         .collect();
     let resolved: Vec<u64> = core.resolving.iter().chain(&core.resolved).copied().collect();
-    // A vector takes whatever is written to it.
-    minicbor::to_vec((codes, resolved)).unwrap_or_default()
+    cbor(&(codes, resolved))
 }
 
 /// What each node measures by its newest config, from a spool that another process may be writing.

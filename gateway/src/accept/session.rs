@@ -12,7 +12,7 @@ use telemetry::topic::Down;
 use super::window::{Code, Node, Ring};
 use super::{Acceptor, Appending, Core, Log, dating};
 use crate::custody::{Arrival, Reply, Verdict};
-use crate::entry::Entry;
+use crate::entry::{Entry, cbor};
 
 impl Acceptor {
     /// Takes a session message in; gives the reply back when it must wait for the other log.
@@ -62,8 +62,7 @@ impl Acceptor {
         };
         let of = state.ring(ring)?;
         let code = Code::of(arrival.node.as_str(), &state, of, 0, skipped, false);
-        // A vector takes whatever is written to it.
-        let entry = Entry::Window(minicbor::to_vec(&code).unwrap_or_default());
+        let entry = Entry::Window(cbor(&code));
         let appending = Appending { state: state.into(), held: None, with_utc, reply };
         let result = self.append(core, &arrival.node, &entry, appending);
         if result.is_ok() && !with_utc {

@@ -19,7 +19,7 @@ use super::held::{Dates, HeldEntry, Index, Reason, Waiting};
 use super::window::{Code, Node, Recent};
 use super::{Acceptor, Appending, Core, HELD_CONSUMER, Log};
 use crate::custody::{Arrival, Reply, Verdict};
-use crate::entry::Entry;
+use crate::entry::{Entry, cbor};
 
 /// Entries looked at before others may have the lock.
 const LOOKS_MAX: usize = 64;
@@ -102,7 +102,9 @@ impl Acceptor {
             && let Some(ring) = state.ring_mut(envelope.ring)
         {
             for (at, digest) in digests.iter().enumerate() {
-                let date_ms = dates.get(at).map_or(0, |(date_ms, _)| *date_ms);
+                // What clashes is not stored: its date is still free for who comes next.
+                let fixed = dates.get(at).filter(|_| reason != Reason::Clash);
+                let date_ms = fixed.map_or(0, |(date_ms, _)| *date_ms);
                 ring.push(Recent { digest: Some(*digest), date_ms });
             }
             if let (Some((date_ms, error_ms)), Ok(Some(last))) = (dates.last(), report.records().last().transpose()) {
@@ -137,7 +139,7 @@ impl Acceptor {
             window,
         };
         let entry = HeldEntry::Waiting(Box::new(waiting));
-        let bytes = encode(&entry);
+        let bytes = cbor(&entry);
         let (held_bytes, _) = core.waiting.usage_of(arrival.node.as_str());
         if held_bytes + bytes.len() as u64 > self.held_node_bytes {
             // Its own records wait on the node; nobody else notices.
@@ -354,9 +356,9 @@ impl Acceptor {
         let code = state.ring(waiting.ring).map(|ring| Code::of(node.as_str(), &state, ring, 0, false, false));
         let code = code.ok_or(DecisionError::Unknown(index))?;
         tracing::info!(%node, index, began_ms, within_ms, by, "a person said when a boot began");
-        let said = encode(&HeldEntry::Decided { index, began_ms, within_ms, by, at_ms: now.ms });
+        let said = cbor(&HeldEntry::Decided { index, began_ms, within_ms, by, at_ms: now.ms });
         self.held.append_then(&said, &mut || core.held_state().encode(), Box::new(|_| {}))?;
-        let entry = Entry::Window(encode(&code));
+        let entry = Entry::Window(cbor(&code));
         let appending = Appending { state: state.into(), held: None, with_utc: false, reply: Reply::nobody() };
         self.append(&mut core, &node, &entry, appending)?;
         let before = core.waiting.len();
@@ -389,7 +391,7 @@ impl Acceptor {
             core.waiting_durable.remove(index);
             core.settled = core.settled.max(mark + 1);
         });
-        self.held.append_then(&encode(&entry), &mut || core.held_state().encode(), done).map(drop)
+        self.held.append_then(&cbor(&entry), &mut || core.held_state().encode(), done).map(drop)
     }
 
     /// Lets go of what nobody needs any more in the held log.
@@ -412,9 +414,4 @@ impl Acceptor {
 fn named(waiting: &Index, index: u64) -> Result<NodeName, DecisionError> {
     let node = waiting.get(index).and_then(|it| NodeName::new(&it.node).ok());
     node.ok_or(DecisionError::Unknown(index))
-}
-
-/// CBOR of what is kept; a vector takes whatever is written to it.
-fn encode(of: &impl minicbor::Encode<()>) -> Vec<u8> {
-    minicbor::to_vec(of).unwrap_or_default()
 }
