@@ -17,7 +17,7 @@ use telemetry::limits::CHANNELS_MAX;
 use telemetry::mac::Key;
 use telemetry::session::{Nonce, Receipt, Session};
 use telemetry::topic::{Down, Up};
-use telemetry::{MissingReason, NodeName, Property, Report};
+use telemetry::{ActuatorKind, MissingReason, NodeName, Property, Report};
 
 const SECTOR: usize = 4096;
 const FLASH: usize = 16 * SECTOR;
@@ -146,7 +146,7 @@ fn image(number: u16, buffer: &mut [u8]) -> usize {
     }
     let pauses = Pauses { on_s: 120, off_s: 60 };
     let rule = Rule::Aerator { channel: 0, on_below: 4.0, off_above: 5.5, critical: 2.0, pauses };
-    config.actuators.push(Actuator::new(1, rule)).unwrap();
+    config.actuators.push(Actuator::new(ActuatorKind::Aerator, rule)).unwrap();
     config.encode(buffer).unwrap()
 }
 
