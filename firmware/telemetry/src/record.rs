@@ -199,49 +199,70 @@ impl Record {
     /// Encodes as kept in a ring, with the boot whose clock its time is of. The same record
     /// always gives the same bytes, so their check sum stands for its content.
     pub fn encode(&self, boot: u16, buffer: &mut [u8]) -> Result<usize, TooLong> {
-        let capacity = buffer.len().min(RECORD_BYTES_MAX);
-        let too_long = TooLong { capacity };
-        let (head, body) = buffer.get_mut(..capacity).and_then(|b| b.split_at_mut_checked(3)).ok_or(too_long)?;
-        let [b0, b1] = boot.to_be_bytes();
-        let length = match self {
-            Self::Round(round) => {
-                let mut writer = RoundsWriter::new(0);
-                writer.push(body, round).map_err(|_| too_long)?;
-                head.copy_from_slice(&[KIND_ROUND, b0, b1]);
-                writer.finish(body).map_err(|_| too_long)?
-            }
-            other => {
-                head.copy_from_slice(&[KIND_EVENT, b0, b1]);
-                encode_segment(other, body).map_err(|_| too_long)?
-            }
-        };
-        Ok(3 + length)
+        match self {
+            Self::Round(round) => round.encode(boot, buffer),
+            other => with_head(KIND_EVENT, boot, buffer, |body| encode_segment(other, body).ok()),
+        }
     }
 
     /// Decodes what [`Record::encode`] wrote: boot and record.
     pub fn decode(bytes: &[u8]) -> Result<(u16, Self), Malformed> {
+        let mut record = Self::Gone;
+        let boot = record.decode_from(bytes)?;
+        Ok((boot, record))
+    }
+
+    /// Decodes in place what [`Record::encode`] wrote, where there is no room for a second record;
+    /// the boot. After an error it is no record that anybody wrote.
+    pub fn decode_from(&mut self, bytes: &[u8]) -> Result<u16, Malformed> {
         let [kind, b0, b1, body @ ..] = bytes else { return Err(Malformed::Shape) };
-        let record = match *kind {
+        match *kind {
             KIND_ROUND => {
                 let mut reader = RoundsReader::new(body, 0);
-                let round = reader.next().ok_or(Malformed::Shape)?.map_err(|_| Malformed::Shape)?;
-                if reader.next().is_some() {
+                *self = Self::Round(Round::default());
+                let Self::Round(round) = self else { return Err(Malformed::Shape) };
+                reader.next_into(round).ok_or(Malformed::Shape)?.map_err(|_| Malformed::Shape)?;
+                if !reader.is_at_end() {
                     return Err(Malformed::Shape);
                 }
-                Self::Round(round)
             }
             KIND_EVENT => {
                 let mut decoder = Decoder::new(body);
-                let (record, count) = decode_segment(&mut decoder)?;
+                let count = decode_segment(&mut decoder, self)?;
                 if count != 1 || decoder.position() != body.len() {
                     return Err(Malformed::Shape);
                 }
-                record
             }
             _ => return Err(Malformed::Shape),
-        };
-        Ok((u16::from_be_bytes([*b0, *b1]), record))
+        }
+        Ok(u16::from_be_bytes([*b0, *b1]))
     }
+}
+
+impl Round {
+    /// Encodes as [`Record::encode`] does, without a record around it.
+    pub fn encode(&self, boot: u16, buffer: &mut [u8]) -> Result<usize, TooLong> {
+        with_head(KIND_ROUND, boot, buffer, |body| {
+            let mut writer = RoundsWriter::new(0);
+            writer.push(body, self).ok()?;
+            writer.finish(body).ok()
+        })
+    }
+}
+
+/// Writes kind and boot, and behind them what `write` writes.
+fn with_head(
+    kind: u8,
+    boot: u16,
+    buffer: &mut [u8],
+    write: impl FnOnce(&mut [u8]) -> Option<usize>,
+) -> Result<usize, TooLong> {
+    let capacity = buffer.len().min(RECORD_BYTES_MAX);
+    let too_long = TooLong { capacity };
+    let (head, body) = buffer.get_mut(..capacity).and_then(|b| b.split_at_mut_checked(3)).ok_or(too_long)?;
+    let [b0, b1] = boot.to_be_bytes();
+    head.copy_from_slice(&[kind, b0, b1]);
+    Ok(3 + write(body).ok_or(too_long)?)
 }
 
 /// Writes any record but a round as one CBOR array.
@@ -275,8 +296,8 @@ pub(crate) fn encode_segment(record: &Record, buffer: &mut [u8]) -> Result<usize
     })
 }
 
-/// Reads one CBOR segment: the record and how many seqs it stands for.
-pub(crate) fn decode_segment(d: &mut Decoder<'_>) -> Result<(Record, u32), Malformed> {
+/// Reads one CBOR segment into a record; how many seqs it stands for.
+pub(crate) fn decode_segment(d: &mut Decoder<'_>, record: &mut Record) -> Result<u32, Malformed> {
     let length = cbor::array(d, 2)?;
     let kind = d.u8()?;
     let least = match kind {
@@ -289,27 +310,32 @@ pub(crate) fn decode_segment(d: &mut Decoder<'_>) -> Result<(Record, u32), Malfo
     if length < least {
         return Err(Malformed::Shape);
     }
-    let (record, count) = match kind {
-        KIND_EVENT => (
-            Record::Event(Event {
+    let mut count = 1;
+    match kind {
+        KIND_EVENT => {
+            *record = Record::Event(Event {
                 t_ms: d.u64()?,
                 code: EventCode::from_id(d.u8()?),
                 subject: d.u8()?,
                 value: d.i64()?,
                 detail: d.i64()?,
-            }),
-            1,
-        ),
-        KIND_LOSS => (Record::Loss(Loss { t_ms: d.u64()?, first: d.u32()?, count: d.u32()?, cause: d.u8()? }), 1),
-        KIND_GONE => (Record::Gone, d.u32()?),
-        _ => (Record::Description(description(d)?), 1),
-    };
+            });
+        }
+        KIND_LOSS => {
+            *record = Record::Loss(Loss { t_ms: d.u64()?, first: d.u32()?, count: d.u32()?, cause: d.u8()? });
+        }
+        KIND_GONE => {
+            count = d.u32()?;
+            *record = Record::Gone;
+        }
+        _ => description(d, record)?,
+    }
     cbor::skip(d, length - least)?;
-    Ok((record, count))
+    Ok(count)
 }
 
-fn description(d: &mut Decoder<'_>) -> Result<Description, Malformed> {
-    let mut v = Description {
+fn description(d: &mut Decoder<'_>, record: &mut Record) -> Result<(), Malformed> {
+    *record = Record::Description(Description {
         t_ms: d.u64()?,
         config: d.u16()?,
         digest: d.u32()?,
@@ -318,7 +344,8 @@ fn description(d: &mut Decoder<'_>) -> Result<Description, Malformed> {
         board: heapless::String::try_from(d.str()?).map_err(|_| Malformed::Limit)?,
         channels: heapless::Vec::new(),
         actuators: heapless::Vec::new(),
-    };
+    });
+    let Record::Description(v) = record else { return Err(Malformed::Shape) };
     for _ in 0..cbor::array(d, 0)? {
         let length = cbor::array(d, 4)?;
         let c = ChannelDescription { channel: d.u8()?, property: d.u8()?, calibration: d.u16()?, period_s: d.u16()? };
@@ -331,5 +358,5 @@ fn description(d: &mut Decoder<'_>) -> Result<Description, Malformed> {
         cbor::skip(d, length - 2)?;
         v.actuators.push(a).map_err(|_| Malformed::Limit)?;
     }
-    Ok(v)
+    Ok(())
 }

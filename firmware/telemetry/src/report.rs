@@ -26,6 +26,14 @@ pub fn digest(bytes: &[u8]) -> u32 {
     CRC.checksum(bytes)
 }
 
+/// The same over `head` and then `tail`, without room for both in one piece.
+pub fn digest_of_both(head: &[u8], tail: &[u8]) -> u32 {
+    let mut digest = CRC.digest();
+    digest.update(head);
+    digest.update(tail);
+    digest.finalize()
+}
+
 /// What every version of a report says in the same way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Envelope {
@@ -130,8 +138,9 @@ impl Records<'_> {
                 return Ok(Some(Record::Gone));
             }
             if let Some(run) = &mut self.run {
-                match run.next() {
-                    Some(Ok(round)) => return Ok(Some(Record::Round(round))),
+                let mut round = Round::default();
+                match run.next_into(&mut round) {
+                    Some(Ok(())) => return Ok(Some(Record::Round(round))),
                     Some(Err(_)) => return Err(Malformed::Shape),
                     None => self.run = None,
                 }
@@ -148,7 +157,8 @@ impl Records<'_> {
                 self.run = Some(RoundsReader::new(self.decoder.bytes()?, self.reference_ms));
                 continue;
             }
-            let (record, count) = record::decode_segment(&mut self.decoder)?;
+            let mut record = Record::Gone;
+            let count = record::decode_segment(&mut self.decoder, &mut record)?;
             if record == Record::Gone {
                 self.gone = count.min(self.left);
                 continue;

@@ -177,17 +177,24 @@ impl<'b> RoundsReader<'b> {
         Self { nibbles: NibbleReader::new(bytes), state: State::new(reference_ms) }
     }
 
-    /// The next round; `None` at the end.
-    pub(crate) fn next(&mut self) -> Option<Result<Round, Garbled>> {
+    /// Whether nothing follows but padding.
+    pub(crate) fn is_at_end(&self) -> bool {
         match self.nibbles.left() {
-            0 => return None,
-            1 if self.nibbles.clone().unit() == Some(PAD) => return None,
-            _ => {}
+            0 => true,
+            1 => self.nibbles.clone().unit() == Some(PAD),
+            _ => false,
         }
-        Some(self.read().ok_or(Garbled))
     }
 
-    fn read(&mut self) -> Option<Round> {
+    /// Reads the next round into `round`; `None` at the end. What is garbled leaves no round.
+    pub(crate) fn next_into(&mut self, round: &mut Round) -> Option<Result<(), Garbled>> {
+        if self.is_at_end() {
+            return None;
+        }
+        Some(self.read(round).ok_or(Garbled))
+    }
+
+    fn read(&mut self, round: &mut Round) -> Option<()> {
         let (nibbles, state) = (&mut self.nibbles, &mut self.state);
         let header = nibbles.unit()?;
         if header & INTERVAL != 0 {
@@ -226,7 +233,8 @@ impl<'b> RoundsReader<'b> {
                 };
             }
         }
-        let mut round = Round { t_ms: state.t_ms, config: state.config, readings: heapless::Vec::new() };
+        (round.t_ms, round.config) = (state.t_ms, state.config);
+        round.readings.clear();
         for channel in channels {
             let last = &mut state.last[usize::from(channel)];
             let mut reading = Reading { channel, value: 0, raw: None, quality: last.quality };
@@ -241,7 +249,7 @@ impl<'b> RoundsReader<'b> {
             }
             round.readings.push(reading).ok()?;
         }
-        Some(round)
+        Some(())
     }
 }
 

@@ -47,8 +47,9 @@ impl Snapshot {
         let length = cbor::versioned(&mut d, 6)?;
         let (boot, sent_ms) = (d.u16()?, d.u64()?);
         let mut rounds = RoundsReader::new(d.bytes()?, sent_ms);
-        let round = rounds.next().ok_or(Malformed::Shape)?.map_err(|_| Malformed::Shape)?;
-        if rounds.next().is_some() {
+        let mut round = Round::default();
+        rounds.next_into(&mut round).ok_or(Malformed::Shape)?.map_err(|_| Malformed::Shape)?;
+        if !rounds.is_at_end() {
             return Err(Malformed::Shape);
         }
         let (actuators, alarms) = (d.u8()?, d.u32()?);
