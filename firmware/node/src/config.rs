@@ -382,7 +382,7 @@ pub enum ConfigError {
 
 impl Config {
     /// A config without probes: a round a minute, reports of 24 rounds or 5 minutes.
-    pub fn new(number: u16) -> Self {
+    pub const fn new(number: u16) -> Self {
         Self {
             number,
             period_s: 60,
@@ -400,6 +400,17 @@ impl Config {
             profiles: Vec::new(),
             ends: Vec::new(),
         }
+    }
+
+    /// Takes out everything whose number an image says.
+    fn clear(&mut self) {
+        (self.number, self.place, self.leaf_warmer_c) = (0, None, 0.0);
+        self.probes.clear();
+        self.channels.clear();
+        self.actuators.clear();
+        self.interlocks.clear();
+        self.profiles.clear();
+        self.ends.clear();
     }
 
     /// Takes in a compiled profile; its index.
@@ -448,6 +459,7 @@ impl Config {
     }
 
     /// Checks everything that could go wrong later.
+    #[inline(never)]
     pub fn validate(&self) -> Result<(), ConfigError> {
         let ranges = [
             ("period_s", (1..=3_600).contains(&self.period_s)),

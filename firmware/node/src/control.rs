@@ -232,6 +232,18 @@ impl Control {
     /// known to run already; the others are started one after the other. The host must set the
     /// outputs to [`Control::is_on`] at once.
     pub fn new(config: &Config, now_ms: u64, seed: u64, running: u8) -> Self {
+        let mut control = Self::off();
+        control.restart(config, now_ms, seed, running);
+        control
+    }
+
+    /// Nothing to switch.
+    pub(crate) const fn off() -> Self {
+        Self { states: Vec::new(), locks: Vec::new(), night: None, next_start_ms: 0, random: Random::new(0) }
+    }
+
+    /// [`Control::new`] in place.
+    pub(crate) fn restart(&mut self, config: &Config, now_ms: u64, seed: u64, running: u8) {
         let state = |index: u8, actuator: &Actuator| State {
             on: actuator.safe(Cause::Restart) && running >> (index % 8) & 1 == 1,
             since_ms: now_ms,
@@ -248,19 +260,20 @@ impl Control {
             proof: Proof::default(),
             rise: None,
         };
-        let (mut states, mut locks) = (Vec::new(), Vec::new());
+        self.states.clear();
+        self.locks.clear();
         for (index, actuator) in (0u8..).zip(&config.actuators) {
             // A config has no more than there is room for.
-            if states.push(state(index, actuator)).is_err() {
+            if self.states.push(state(index, actuator)).is_err() {
                 break;
             }
         }
         for _ in &config.interlocks {
-            if locks.push(Lock::new()).is_err() {
+            if self.locks.push(Lock::new()).is_err() {
                 break;
             }
         }
-        Self { states, locks, night: None, next_start_ms: now_ms, random: Random::new(seed) }
+        (self.night, self.next_start_ms, self.random) = (None, now_ms, Random::new(seed));
     }
 
     /// Whether an actuator is to be on.

@@ -34,6 +34,12 @@ impl Judge {
         Self { histories: [History::default(); CHANNELS_MAX], values: [NOT_SEEN; CHANNELS_MAX] }
     }
 
+    /// As new.
+    pub(crate) fn forget(&mut self) {
+        self.histories.fill(History::default());
+        self.values.fill(NOT_SEEN);
+    }
+
     /// What the last round says of a channel.
     pub(crate) fn seen(&self, channel: u8) -> Option<Seen> {
         self.values.get(usize::from(channel)).copied()
@@ -53,15 +59,18 @@ impl Judge {
         }
     }
 
-    /// Makes a round of what the sources gave; bit n of `calibrating`: channel n is being calibrated.
+    /// Makes the round `into` of what the sources gave; bit n of `calibrating`: channel n is being
+    /// calibrated.
     pub(crate) fn round(
         &mut self,
         config: &Config,
         t_ms: u64,
         calibrating: u32,
+        into: &mut Round,
         mut taken: impl FnMut(usize, &Channel) -> Result<Sample, MissingReason>,
-    ) -> Round {
-        let mut round = Round { t_ms, config: config.number, readings: heapless::Vec::new() };
+    ) {
+        (into.t_ms, into.config) = (t_ms, config.number);
+        into.readings.clear();
         let mut raws: [Result<Sample, MissingReason>; CHANNELS_MAX] = [Err(MissingReason::NotRead); CHANNELS_MAX];
         // First everything measured, calibrated: compensation may look at a higher index.
         for ((index, channel), raw) in config.channels.iter().enumerate().zip(&mut raws) {
@@ -91,11 +100,10 @@ impl Judge {
                 }
             });
             let reading = self.reading(config, channel, index, t_ms, raw, value, input);
-            if round.readings.push(reading).is_err() {
+            if into.readings.push(reading).is_err() {
                 break;
             }
         }
-        round
     }
 
     #[expect(clippy::too_many_arguments, reason = "one step of a pipeline; a struct would be made for this call only")]

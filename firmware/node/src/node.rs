@@ -10,7 +10,7 @@ use telemetry::snapshot::Snapshot;
 use telemetry::topic::{Down, Up};
 use telemetry::{Alarm, Flag, MissingReason, NodeName, Property, Quality, Record, Tests};
 
-use crate::config::{Actuator, Config, ConfigError, Source};
+use crate::config::{Actuator, Channel, Config, ConfigError, Source};
 use crate::control::{Change, Control, Now, Refusal};
 use crate::judge::Judge;
 use crate::ring::{Overwritten, Ring};
@@ -26,6 +26,8 @@ const STORAGE_PAUSE_MS: u64 = 1_000;
 const CHANGES_MAX: usize = 32;
 /// Longest that a channel counts as being calibrated, s: someone may forget to say that it is over.
 const CALIBRATION_S_MAX: u32 = 2 * 3_600;
+/// Bytes of an event or a loss: kind, boot, and at most 33 of CBOR.
+const SHORT_BYTES_MAX: usize = 36;
 /// A clock with a larger error does not know the night from the day, ms.
 const NIGHT_ERROR_MS_MAX: u64 = 30 * 60_000;
 /// Part number of the flash in a fault's event.
@@ -103,6 +105,8 @@ struct Steered {
 #[derive(Debug)]
 pub struct Node<F> {
     identity: Identity,
+    /// Booted, with a config that is valid.
+    on: bool,
     config: Config,
     boot: u16,
     ring: Option<Ring<F>>,
@@ -130,66 +134,96 @@ pub struct Node<F> {
 }
 
 impl<F: NorFlash> Node<F> {
-    /// Starts a node on its flash region, at `now_us`. `seed` is 64 unpredictable bits of the
-    /// hardware's random source, fresh at each boot.
+    /// A node that is off. It is most of the core's RAM and never moves by itself: a board keeps it
+    /// in a static.
+    #[inline]
+    pub fn new(identity: Identity) -> Self {
+        let session = Session::new(identity.name.clone(), identity.key.clone(), 0, 0, pace(&Config::new(0)), 0);
+        Self {
+            identity,
+            on: false,
+            config: Config::new(0),
+            boot: 0,
+            ring: None,
+            session,
+            sampler: Sampler::new(0),
+            judge: Judge::new(),
+            control: Control::off(),
+            round: Round::default(),
+            round_seq: None,
+            alarms: [0; Alarm::ALL.len()],
+            calibrating: (0, 0),
+            seed: 0,
+            linked: false,
+            unsaid: 0,
+            storage_fails: false,
+            described: None,
+            read_once: 0,
+            outputs_due: false,
+            snapshot_due: false,
+            counters: Counters::default(),
+        }
+    }
+
+    /// Starts it on its flash region with the config of this image, at `now_us`. `seed` is 64
+    /// unpredictable bits of the hardware's random source, fresh at each boot.
     ///
     /// Flash that fails does not stop the node: it samples, controls and shows live values, and
     /// says so by [`Alarm::Storage`].
     ///
     /// # Errors
-    /// When the config is not valid.
+    /// When the config is not valid. Then the node is off and does nothing.
+    #[inline(never)]
     pub fn boot(
+        &mut self,
         flash: F,
-        config: Config,
-        identity: Identity,
+        image: &[u8],
         seed: u64,
         now_us: u64,
         cause: RestartCause,
-    ) -> Result<Self, ConfigError> {
-        config.validate()?;
-        let mut judge = Judge::new();
+    ) -> Result<(), ConfigError> {
+        self.on = false;
+        self.config.decode_from(image)?;
+        let now_ms = now_us / 1_000;
+        self.judge.forget();
         let (ring, made) = match Ring::open_or_format(flash, (seed >> 32) as u32) {
             Ok((ring, made)) => (Some(ring), made),
             Err(_) => (None, false),
         };
-        let mut ring = ring;
-        let (boots, boot) = ring.as_mut().map_or((0, 0), |ring| recall(ring, &config, &mut judge));
-        let session =
-            Session::new(identity.name.clone(), identity.key.clone(), boot, config.drift_ppm, pace(&config), seed);
+        self.ring = ring;
+        let (boots, boot) = self.ring.as_mut().map_or((0, 0), |ring| recall(ring, &self.config, &mut self.judge));
+        self.boot = boot;
+        self.start_session(seed);
         // After a power cut everything would start at once. After any other restart what is safe
         // when on is on already: a dead controller leaves it on.
         let cold = matches!(cause, RestartCause::Power | RestartCause::BrownOut | RestartCause::Unknown);
-        let mut node = Self {
-            control: Control::new(&config, now_us / 1_000, seed, if cold { 0 } else { u8::MAX }),
-            storage_fails: ring.is_none(),
-            identity,
-            config,
-            boot,
-            ring,
-            session,
-            sampler: Sampler::new(now_us),
-            judge,
-            round: Round::default(),
-            round_seq: None,
-            alarms: [0; Alarm::ALL.len()],
-            calibrating: (0, 0),
-            seed,
-            linked: false,
-            unsaid: 0,
-            described: None,
-            read_once: 0,
-            outputs_due: true,
-            snapshot_due: false,
-            counters: Counters::default(),
-        };
-        let now_ms = now_us / 1_000;
+        self.control.restart(&self.config, now_ms, seed, if cold { 0 } else { u8::MAX });
+        self.sampler.restart(now_us);
+        (self.round.t_ms, self.round.config) = (0, 0);
+        self.round.readings.clear();
+        (self.round_seq, self.described) = (None, None);
+        self.alarms = [0; Alarm::ALL.len()];
+        self.calibrating = (0, 0);
+        self.seed = seed;
+        (self.linked, self.unsaid, self.read_once) = (false, 0, 0);
+        self.storage_fails = self.ring.is_none();
+        (self.outputs_due, self.snapshot_due) = (true, false);
+        self.counters = Counters::default();
+        self.on = true;
         if made {
-            let id = node.ring.as_ref().map_or(0, Ring::id);
-            node.tell(now_ms, EventCode::RingFormatted, 0, i64::from(id), 0);
+            let id = self.ring.as_ref().map_or(0, Ring::id);
+            self.tell(now_ms, EventCode::RingFormatted, 0, i64::from(id), 0);
         }
-        node.tell(now_ms, EventCode::Restarted, 0, cause as i64, boots);
-        node.describe(now_ms);
-        Ok(node)
+        self.tell(now_ms, EventCode::Restarted, 0, cause as i64, boots);
+        self.describe(now_ms);
+        Ok(())
+    }
+
+    #[inline(never)]
+    fn start_session(&mut self, seed: u64) {
+        let Identity { name, key, .. } = &self.identity;
+        let (drift_ppm, pace) = (self.config.drift_ppm, pace(&self.config));
+        self.session = Session::new(name.clone(), key.clone(), self.boot, drift_ppm, pace, seed);
     }
 
     /// Its name.
@@ -267,9 +301,13 @@ impl<F: NorFlash> Node<F> {
         self.session.disconnected();
     }
 
-    /// A message of a down topic came. Returns a config that passed every check and is newer than
-    /// the one that runs: the host stores it and calls [`Node::apply`].
-    pub fn message(&mut self, kind: Down, payload: &[u8], now_us: u64) -> Option<Config> {
+    /// A message of a down topic came. Returns the image of a config that passed every check and is
+    /// newer than the one that runs: the host stores it and calls [`Node::apply`].
+    #[inline(never)]
+    pub fn message<'m>(&mut self, kind: Down, payload: &'m [u8], now_us: u64) -> Option<&'m [u8]> {
+        if !self.on {
+            return None;
+        }
         let now_ms = now_us / 1_000;
         match kind {
             Down::Receipt => {
@@ -290,43 +328,49 @@ impl<F: NorFlash> Node<F> {
             }
             Down::Config => {
                 let image = self.session.open_sealed(Down::Config, payload)?;
-                match Config::decode(image) {
-                    Ok(config) if config.number > self.config.number => Some(config),
-                    Ok(_) | Err(_) => {
-                        self.counters.refused += 1;
-                        None
-                    }
-                }
+                let fine = is_newer(image, self.config.number);
+                self.counters.refused += u32::from(!fine);
+                fine.then_some(image)
             }
         }
     }
 
-    /// Takes on another config: every actuator goes to its safe state, as after a restart.
+    /// Takes on the config of another image: every actuator goes to its safe state, as after a
+    /// restart.
     ///
     /// # Errors
     /// When it is not valid, or not newer than the one that runs. Then nothing changes.
-    pub fn apply(&mut self, config: Config, now_us: u64) -> Result<(), ConfigError> {
-        config.validate()?;
-        if config.number <= self.config.number {
-            return Err(ConfigError::Range("number"));
-        }
+    #[inline(never)]
+    pub fn apply(&mut self, image: &[u8], now_us: u64) -> Result<(), ConfigError> {
         let now_ms = now_us / 1_000;
-        self.session.set_pace(pace(&config), config.drift_ppm);
-        // What runs goes on running where it may, without another start.
-        let stays = |(before, after): (&Actuator, &Actuator)| before.kind == after.kind;
-        let kept = (0u8..).zip(self.config.actuators.iter().zip(&config.actuators)).filter(|(_, pair)| stays(*pair));
-        let running = kept.fold(0, |bits, (n, _)| bits | 1 << (n % 8)) & self.control.bits();
-        self.control = Control::new(&config, now_ms, self.seed, running);
+        let running = self.take_on(image)?;
+        self.session.set_pace(pace(&self.config), self.config.drift_ppm);
+        self.control.restart(&self.config, now_ms, self.seed, running);
         self.calibrating = (0, 0);
-        self.judge = Judge::new();
-        self.sampler = Sampler::new(now_us);
-        self.config = config;
+        self.judge.forget();
+        self.sampler.restart(now_us);
         self.outputs_due = true;
         let digest = i64::from(self.config.digest());
         self.tell(now_ms, EventCode::ConfigApplied, 0, i64::from(self.config.number), digest);
         self.describe(now_ms);
         self.read_once = 0;
         Ok(())
+    }
+
+    /// Puts another config in the place of the one that runs; bit n: actuator n goes on running.
+    #[inline(never)]
+    fn take_on(&mut self, image: &[u8]) -> Result<u8, ConfigError> {
+        let mut config = Config::new(0);
+        config.decode_from(image)?;
+        if !self.on || config.number <= self.config.number {
+            return Err(ConfigError::Range("number"));
+        }
+        // What runs goes on running where it may, without another start.
+        let stays = |(before, after): (&Actuator, &Actuator)| before.kind == after.kind;
+        let kept = (0u8..).zip(self.config.actuators.iter().zip(&config.actuators)).filter(|(_, pair)| stays(*pair));
+        let running = kept.fold(0, |bits, (n, _)| bits | 1 << (n % 8)) & self.control.bits();
+        self.config = config;
+        Ok(running)
     }
 
     /// Says that a channel's probe is being calibrated for at most `for_s` seconds (two hours), or
@@ -361,8 +405,12 @@ impl<F: NorFlash> Node<F> {
         read && told
     }
 
-    /// Does what is due at `now_us`; when to come again at the latest, µs since boot.
+    /// Does what is due at `now_us`; when to come again at the latest, µs since boot; never, while
+    /// it is off.
     pub fn poll(&mut self, now_us: u64, io: &mut impl Io) -> u64 {
+        if !self.on {
+            return u64::MAX;
+        }
         let now_ms = now_us / 1_000;
         let mut wake_us = u64::MAX;
         // Outputs first: whatever else happens, a restarted node's aerators come on.
@@ -420,6 +468,7 @@ impl<F: NorFlash> Node<F> {
     }
 
     /// Lets the rules decide and switches what changed; it is still to be told.
+    #[inline(never)]
     fn steer(&mut self, now_ms: u64, io: &mut impl Io, steered: &mut Steered) {
         let told = steered.changes.len();
         // Twice where an alarm sounds a siren at once.
@@ -449,6 +498,7 @@ impl<F: NorFlash> Node<F> {
 
     /// Tells what [`Node::steer`] did, and which alarms are raised, cleared, or concern others
     /// than before.
+    #[inline(never)]
     fn report(&mut self, now_ms: u64, steered: Steered) {
         for change in steered.changes {
             self.snapshot_due = true;
@@ -466,13 +516,15 @@ impl<F: NorFlash> Node<F> {
     }
 
     /// A round is over: judge it, control by it, keep it, show it, in this order.
+    #[inline(never)]
     fn finish(&mut self, t_ms: u64, now_ms: u64, io: &mut impl Io, steered: &mut Steered) {
         let sampler = &self.sampler;
         let now = self.now(now_ms);
-        self.round = self.judge.round(&self.config, t_ms, now.calibrating, |index, channel| match channel.source {
+        let taken = |index: usize, channel: &Channel| match channel.source {
             Source::Direct { input } => io.direct(input).map(|value| Sample { value, tests: Tests::NONE }),
             _ => sampler.taken(index),
-        });
+        };
+        self.judge.round(&self.config, t_ms, now.calibrating, &mut self.round, taken);
         self.counters.rounds += 1;
         for reading in &self.round.readings {
             if matches!(reading.quality, Quality::Present { .. }) {
@@ -482,14 +534,10 @@ impl<F: NorFlash> Node<F> {
         self.control.observe(&self.config, &now, t_ms, |channel| self.judge.seen(channel));
         self.outputs_due = true;
         self.steer(now_ms, io, steered);
-        let record = Record::Round(core::mem::take(&mut self.round));
         let (next, unkept) = (self.ring.as_ref().map(Ring::next_seq), self.counters.unkept);
-        self.keep(&record, now_ms);
+        self.keep_round(now_ms);
         self.round_seq = next.filter(|_| self.counters.unkept == unkept);
         self.describe_again(now_ms);
-        if let Record::Round(round) = record {
-            self.round = round;
-        }
         self.snapshot_due = true;
         if let Some(probe) = self.sampler.refuser() {
             self.tell(now_ms, EventCode::Fault, PART_PROBE, i64::from(probe), 0);
@@ -497,6 +545,7 @@ impl<F: NorFlash> Node<F> {
     }
 
     /// Raises and clears alarms.
+    #[inline(never)]
     fn assess(&mut self, now_ms: u64) {
         let now = self.now(now_ms);
         for alarm in Alarm::ALL {
@@ -520,6 +569,7 @@ impl<F: NorFlash> Node<F> {
         })
     }
 
+    #[inline(never)]
     fn obey(&mut self, command: Command, now_ms: u64) {
         let outcome = match command.order {
             Order::Reopen => {
@@ -542,6 +592,7 @@ impl<F: NorFlash> Node<F> {
         self.tell(now_ms, EventCode::CommandAnswered, subject, i64::from(command.counter), detail);
     }
 
+    #[inline(never)]
     fn show(&mut self, now_ms: u64, io: &mut impl Io) {
         self.snapshot_due = false;
         if !self.linked || self.counters.rounds == 0 {
@@ -562,6 +613,7 @@ impl<F: NorFlash> Node<F> {
         }
     }
 
+    #[inline(never)]
     fn describe(&mut self, now_ms: u64) {
         let mut description = Description {
             t_ms: now_ms,
@@ -598,6 +650,7 @@ impl<F: NorFlash> Node<F> {
         }
     }
 
+    #[inline(never)]
     fn tell(&mut self, t_ms: u64, code: EventCode, subject: u8, value: i64, detail: i64) {
         self.keep(&Record::Event(Event { t_ms, code, subject, value, detail }), t_ms);
         self.hurry();
@@ -609,25 +662,43 @@ impl<F: NorFlash> Node<F> {
         }
     }
 
-    /// Keeps a record; what could not be kept is counted and said as soon as something can.
     fn keep(&mut self, record: &Record, now_ms: u64) {
+        let mut buffer = [0; RECORD_BYTES_MAX];
+        let length = record.encode(self.boot, &mut buffer).ok();
+        self.keep_bytes(length.and_then(|length| buffer.get(..length)), now_ms);
+    }
+
+    #[inline(never)]
+    fn keep_round(&mut self, now_ms: u64) {
+        let mut buffer = [0; RECORD_BYTES_MAX];
+        let length = self.round.encode(self.boot, &mut buffer).ok();
+        self.keep_bytes(length.and_then(|length| buffer.get(..length)), now_ms);
+    }
+
+    /// Keeps a record's bytes; what could not be kept, or coded, is counted and said as soon as
+    /// something can.
+    fn keep_bytes(&mut self, record: Option<&[u8]>, now_ms: u64) {
         if !self.append(record, now_ms) {
             self.counters.unkept += 1;
             self.unsaid += 1;
-        } else if self.unsaid > 0 {
-            let value = i64::from(self.unsaid);
-            let fault = Event { t_ms: now_ms, code: EventCode::Fault, subject: PART_FLASH, value, detail: 0 };
-            if self.append(&Record::Event(fault), now_ms) {
-                self.unsaid = 0;
-            }
+        } else if self.unsaid > 0 && self.say_unkept(now_ms) {
+            self.unsaid = 0;
         }
     }
 
-    fn append(&mut self, record: &Record, now_ms: u64) -> bool {
+    #[inline(never)]
+    fn say_unkept(&mut self, now_ms: u64) -> bool {
+        let value = i64::from(self.unsaid);
+        let fault = Event { t_ms: now_ms, code: EventCode::Fault, subject: PART_FLASH, value, detail: 0 };
+        let mut buffer = [0; SHORT_BYTES_MAX];
+        let length = Record::Event(fault).encode(self.boot, &mut buffer).ok();
+        self.append(length.and_then(|length| buffer.get(..length)), now_ms)
+    }
+
+    #[inline(never)]
+    fn append(&mut self, record: Option<&[u8]>, now_ms: u64) -> bool {
         let Some(ring) = &mut self.ring else { return false };
-        let mut buffer = [0; RECORD_BYTES_MAX];
-        let bytes = record.encode(self.boot, &mut buffer).ok().and_then(|length| buffer.get(..length));
-        let Some(appended) = bytes.and_then(|bytes| ring.append(bytes).ok()) else {
+        let Some(appended) = record.and_then(|bytes| ring.append(bytes).ok()) else {
             self.storage_fails = true;
             return false;
         };
@@ -640,6 +711,7 @@ impl<F: NorFlash> Node<F> {
 
     /// Records that the gateway is known not to have are gone: a record says so. Where that is
     /// not known, the floor of the next session tells.
+    #[inline(never)]
     fn own_up(&mut self, gone: Overwritten, now_ms: u64) {
         let Some(released) = self.session.released() else { return };
         let first = gone.first.max(released);
@@ -649,7 +721,7 @@ impl<F: NorFlash> Node<F> {
         }
         self.counters.lost = self.counters.lost.saturating_add(count);
         let loss = Record::Loss(Loss { t_ms: now_ms, first, count, cause: 1 });
-        let mut buffer = [0; RECORD_BYTES_MAX];
+        let mut buffer = [0; SHORT_BYTES_MAX];
         let bytes = loss.encode(self.boot, &mut buffer).ok().and_then(|length| buffer.get(..length));
         // A sector was just made free, so this overwrites nothing more.
         let kept = bytes.zip(self.ring.as_mut()).is_some_and(|(bytes, ring)| ring.append(bytes).is_ok());
@@ -693,20 +765,27 @@ fn cut(text: &str) -> heapless::String<16> {
     cut
 }
 
+/// Whether an image is of a valid config with a higher number.
+#[inline(never)]
+fn is_newer(image: &[u8], number: u16) -> bool {
+    let mut config = Config::new(0);
+    config.decode_from(image).is_ok() && config.number > number
+}
+
 /// Boots so far and the number of this one, and what the newest rounds say of stuck values.
+#[inline(never)]
 fn recall<F: NorFlash>(ring: &mut Ring<F>, config: &Config, judge: &mut Judge) -> (i64, u16) {
     let from = ring.next_seq().saturating_sub(RECALLED_MAX).max(ring.floor());
     // Twice: the ages of what comes first need the length of all.
     let mut total_ms = 0;
+    let mut record = Record::Gone;
     let mut last_boot = 0u16;
     let mut unreadable = 0u16;
     for judging in [false, true] {
         let mut passed_ms: i64 = 0;
         let mut before: Option<(u16, u64)> = None;
         for seq in from..ring.next_seq() {
-            let mut bytes = [0; RECORD_BYTES_MAX];
-            let read = ring.read(seq, &mut bytes).ok().flatten().and_then(|bytes| Record::decode(bytes).ok());
-            let Some((boot, record)) = read else {
+            let Some(boot) = session::read(ring, seq, &mut record).ok().flatten() else {
                 unreadable = unreadable.saturating_add(u16::from(!judging));
                 continue;
             };

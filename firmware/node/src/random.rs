@@ -6,7 +6,7 @@ pub(crate) struct Random(u64);
 
 impl Random {
     /// From the host's seed.
-    pub(crate) fn new(seed: u64) -> Self {
+    pub(crate) const fn new(seed: u64) -> Self {
         Self(seed)
     }
 

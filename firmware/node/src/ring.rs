@@ -19,6 +19,8 @@ use self::layout::{ALIGN_MAX, FRAME_HEAD, FRAME_MAX, HEADER, Head, seal, unseal}
 
 /// Fewest sectors: one being erased, one being written, one to read.
 const SECTORS_MIN: u32 = 3;
+/// Bytes read back at once: whole units of any flash, see [`ALIGN_MAX`].
+const READ_BACK: usize = 4 * ALIGN_MAX;
 /// Sectors tried for one record before the flash is called worn out.
 const ATTEMPTS_MAX: u8 = 3;
 
@@ -474,7 +476,7 @@ impl<F: NorFlash> Ring<F> {
     fn blank_from(&mut self, sector: u32) -> Result<usize, RingError<F::Error>> {
         let mut blank = HEADER;
         let mut at = HEADER;
-        let mut bytes = [0; FRAME_MAX];
+        let mut bytes = [0; ALIGN_MAX];
         while at < Self::SECTOR {
             let unit = self.fetch(sector, at, Self::ALIGN, &mut bytes)?;
             at += Self::ALIGN;
@@ -511,7 +513,7 @@ impl<F: NorFlash> Ring<F> {
         sector: u32,
         at: usize,
         length: usize,
-        bytes: &'b mut [u8; FRAME_MAX],
+        bytes: &'b mut [u8],
     ) -> Result<&'b [u8], RingError<F::Error>> {
         let room = length.next_multiple_of(Self::ALIGN).min(Self::SECTOR.saturating_sub(at));
         let at = self.address(sector, at);
@@ -521,10 +523,18 @@ impl<F: NorFlash> Ring<F> {
     }
 
     fn reads_back(&mut self, at: u32, frame: &[u8]) -> Result<bool, RingError<F::Error>> {
-        let mut bytes = [0; FRAME_MAX];
-        let place = bytes.get_mut(..frame.len()).ok_or(RingError::Geometry)?;
-        self.flash.read(at, place).map_err(RingError::Flash)?;
-        Ok(place == frame)
+        // A whole frame is on the stack already.
+        let mut bytes = [0; READ_BACK];
+        let mut at = at;
+        for part in frame.chunks(READ_BACK) {
+            let place = bytes.get_mut(..part.len()).ok_or(RingError::Geometry)?;
+            self.flash.read(at, place).map_err(RingError::Flash)?;
+            if place != part {
+                return Ok(false);
+            }
+            at += part.len() as u32;
+        }
+        Ok(true)
     }
 
     fn address(&self, sector: u32, at: usize) -> u32 {

@@ -90,6 +90,16 @@ impl Sampler {
         }
     }
 
+    /// As new: the first round begins at `first_us`.
+    pub(crate) fn restart(&mut self, first_us: u64) {
+        (self.next_us, self.began_us, self.direct_us) = (first_us, None, 0);
+        for line in &mut self.lines {
+            line.turn = None;
+            line.told = Default::default();
+        }
+        self.taken.fill(Err(MissingReason::NotRead));
+    }
+
     /// What the source of a channel gave in the round that is over.
     pub(crate) fn taken(&self, channel: usize) -> Taken {
         self.taken.get(channel).copied().unwrap_or(Err(MissingReason::NotRead))

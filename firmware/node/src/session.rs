@@ -351,6 +351,7 @@ impl Session {
         self.state = State::Closed;
     }
 
+    #[inline(never)]
     fn open<F: NorFlash>(&mut self, now_ms: u64, ring: &Ring<F>, publish: &mut impl FnMut(Up, &[u8]) -> bool) -> bool {
         let Some(nonce) = self.fresh_nonce() else { return false };
         let open = Open {
@@ -377,6 +378,7 @@ impl Session {
     /// Eight bytes that nobody without the key can foresee, even having seen the ones before: a
     /// MAC over their number, under the node's key and the seed of this boot. No receipt looks
     /// like what is sealed here.
+    #[inline(never)]
     fn fresh_nonce(&mut self) -> Option<Nonce> {
         self.nonces = self.nonces.wrapping_add(1);
         let mut buffer = [0; 64];
@@ -388,6 +390,7 @@ impl Session {
         Some(Nonce(tail.try_into().ok()?))
     }
 
+    #[inline(never)]
     fn tell(&self, nonce: Nonce, ring: u32, publish: &mut impl FnMut(Up, &[u8]) -> bool) -> bool {
         let mut anchors = heapless::Vec::new();
         for anchor in self.current.iter().chain(self.older.iter().rev()) {
@@ -401,6 +404,7 @@ impl Session {
         bytes.is_some_and(|bytes| publish(Up::Session, bytes))
     }
 
+    #[inline(never)]
     fn deliver<F: NorFlash>(
         &mut self,
         now_ms: u64,
@@ -443,6 +447,7 @@ impl Session {
     }
 
     /// Cuts a report of one boot from `sent` on: its length and how many records are in it.
+    #[inline(never)]
     fn cut<F: NorFlash>(
         &mut self,
         now_ms: u64,
@@ -450,11 +455,11 @@ impl Session {
         end: u32,
         buffer: &mut [u8; REPORT_BYTES_MAX],
     ) -> Result<Option<(usize, u32)>, RingError<F::Error>> {
-        let mut bytes = [0; RECORD_BYTES_MAX];
+        let mut record = Record::Gone;
         // What is gone belongs to no boot; the first that can be read decides.
         let mut boot = self.boot;
         for seq in self.sent..end {
-            if let Some((of, _)) = decoded(ring.read(seq, &mut bytes)?) {
+            if let Some(of) = read(ring, seq, &mut record)? {
                 boot = of;
                 break;
             }
@@ -462,23 +467,21 @@ impl Session {
         let mut writer = ReportWriter::new(buffer, ring.id(), self.sent, boot, now_ms);
         let mut looks = SECOND_LOOKS;
         for seq in self.sent..end {
-            let mut found = decoded(ring.read(seq, &mut bytes)?);
-            if found.is_none() && looks > 0 {
+            let mut of = read(ring, seq, &mut record)?;
+            if of.is_none() && looks > 0 {
                 looks -= 1;
-                found = decoded(ring.read(seq, &mut bytes)?);
+                of = read(ring, seq, &mut record)?;
             }
-            let record = match found {
-                Some((of, _)) if of != boot => break,
-                Some((_, record)) => record,
-                None => Record::Gone,
-            };
+            if of.is_some_and(|of| of != boot) {
+                break;
+            }
             if writer.push(&record).is_err() {
                 // What no report can hold must not stop what comes behind it.
                 if writer.count() > 0 || writer.push(&Record::Gone).is_err() {
                     break;
                 }
                 self.counters.gone += 1;
-            } else if record == Record::Gone {
+            } else if matches!(record, Record::Gone) {
                 self.counters.gone += 1;
             }
         }
@@ -521,17 +524,18 @@ impl Session {
     }
 
     /// Looks through what earlier boots left for their anchors, a step at a time; whether done.
+    #[inline(never)]
     fn scan<F: NorFlash>(&mut self, ring: &mut Ring<F>) -> Result<bool, RingError<F::Error>> {
         let from = self.scanned.unwrap_or(0).max(ring.floor());
         let to = ring.next_seq().min(from.saturating_add(SCAN_STEP));
         if self.scanned == Some(u32::MAX) {
             return Ok(true);
         }
-        let mut bytes = [0; RECORD_BYTES_MAX];
+        let mut record = Record::Gone;
         for seq in from..to {
-            let record = decoded(ring.read(seq, &mut bytes)?);
+            let boot = read(ring, seq, &mut record)?;
             self.scanned = Some(seq + 1);
-            let Some((boot, record)) = record else { continue };
+            let Some(boot) = boot else { continue };
             if boot == self.boot {
                 self.scanned = Some(u32::MAX);
                 return Ok(true);
@@ -555,6 +559,17 @@ impl Session {
     }
 }
 
-fn decoded(bytes: Option<&[u8]>) -> Option<(u16, Record)> {
-    Record::decode(bytes?).ok()
+/// Reads a record and its boot; what cannot be read is [`Record::Gone`].
+#[inline(never)]
+pub(crate) fn read<F: NorFlash>(
+    ring: &mut Ring<F>,
+    seq: u32,
+    record: &mut Record,
+) -> Result<Option<u16>, RingError<F::Error>> {
+    let mut bytes = [0; RECORD_BYTES_MAX];
+    let boot = ring.read(seq, &mut bytes)?.and_then(|bytes| record.decode_from(bytes).ok());
+    if boot.is_none() {
+        *record = Record::Gone;
+    }
+    Ok(boot)
 }

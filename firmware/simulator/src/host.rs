@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use embedded_storage::nor_flash::{ErrorType, NorFlash, ReadNorFlash};
-use node::config::{Config, ConfigError};
+use node::config::{Config, ConfigError, IMAGE_BYTES_MAX};
 use node::sample::Lines;
 use node::{Identity, Io, Node, RestartCause};
 use sensors::modbus::LineSettings;
@@ -326,8 +326,11 @@ impl Host {
     pub fn power_on(&mut self, cause: RestartCause, now_us: u64) -> Result<(), ConfigError> {
         self.power_off();
         self.flash.with(Nor::power_on);
-        let (flash, config, identity) = (self.flash.clone(), self.config.clone(), self.identity.clone());
-        self.node = Some(Node::boot(flash, config, identity, self.board.chance.bits(), 0, cause)?);
+        let mut image = vec![0; IMAGE_BYTES_MAX];
+        let length = self.config.encode(&mut image)?;
+        let mut node = Node::new(self.identity.clone());
+        node.boot(self.flash.clone(), &image[..length], self.board.chance.bits(), 0, cause)?;
+        self.node = Some(node);
         (self.booted_us, self.wake_us, self.rounds) = (now_us, now_us, 0);
         self.board.now_us = self.board.now_us.max(now_us);
         Ok(())
@@ -364,10 +367,10 @@ impl Host {
     pub fn message(&mut self, kind: Down, payload: &[u8]) {
         let now_us = self.own_us(self.board.now_us);
         if let Some(node) = &mut self.node
-            && let Some(config) = node.message(kind, payload, now_us)
-            && node.apply(config.clone(), now_us).is_ok()
+            && let Some(image) = node.message(kind, payload, now_us)
+            && node.apply(image, now_us).is_ok()
         {
-            self.config = config;
+            self.config = node.config().clone();
         }
         self.wake_us = self.board.now_us;
     }

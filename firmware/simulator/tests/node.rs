@@ -2,7 +2,9 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use node::config::{Actuator, Calibration, Channel, Config, ConfigError, Drive, Formula, Manual, Probe, Proof, Source};
+use node::config::{
+    Actuator, Calibration, Channel, Config, ConfigError, Drive, Formula, IMAGE_BYTES_MAX, Manual, Probe, Proof, Source,
+};
 use node::control::{Condition, Interlock, Pauses, Rule};
 use node::sample::Lines;
 use node::sun::Place;
@@ -115,9 +117,18 @@ struct Run {
     now_us: u64,
 }
 
+fn image(config: &Config) -> Vec<u8> {
+    let mut image = vec![0; IMAGE_BYTES_MAX];
+    let length = config.encode(&mut image).unwrap();
+    image.truncate(length);
+    image
+}
+
 fn boot(flash: Nor, config: Config) -> Node<Nor> {
     let identity = Identity { name: name(), key: key(), firmware: "0.1.0", board: "host" };
-    Node::boot(flash, config, identity, 0xABCD << 32 | 77, 0, RestartCause::Power).unwrap()
+    let mut node = Node::new(identity);
+    node.boot(flash, &image(&config), 0xABCD << 32 | 77, 0, RestartCause::Power).unwrap();
+    node
 }
 
 impl Run {
@@ -588,12 +599,10 @@ fn a_config_by_message_is_checked_and_the_next_rounds_are_under_it() {
     run.node.connected(run.now_us);
     run.pass(2);
     let offer = |run: &mut Run, config: &Config| {
-        let mut image = vec![0; 8192];
-        let length = config.encode(&mut image).unwrap();
         let mut buffer = vec![0; 9000];
         let nonce = run.host.nonce.unwrap();
-        let length = key().seal(&name(), Down::Config, nonce, &image[..length], &mut buffer).unwrap();
-        run.node.message(Down::Config, &buffer[..length], run.now_us)
+        let length = key().seal(&name(), Down::Config, nonce, &image(config), &mut buffer).unwrap();
+        run.node.message(Down::Config, &buffer[..length], run.now_us).map(<[u8]>::to_vec)
     };
     assert_eq!(offer(&mut run, &aerated()), None, "it runs already");
     let mut next = aerated();
@@ -604,8 +613,9 @@ fn a_config_by_message_is_checked_and_the_next_rounds_are_under_it() {
     let when = Condition::Above { channel: 1, level: 0.0, release: 0.0 };
     next.interlocks.push(Interlock { actuator: 1, on: false, when, unknown: true, hold_s: 0 }).unwrap();
     let taken = offer(&mut run, &next).unwrap();
-    assert_eq!(taken, next);
-    run.node.apply(taken, run.now_us).unwrap();
+    assert_eq!(taken, image(&next));
+    run.node.apply(&taken, run.now_us).unwrap();
+    assert_eq!(run.node.config(), &next);
     assert!(!run.node.is_config_proven());
     run.pass(60);
     assert!(!run.node.is_config_proven(), "nobody has read the rain that an interlock looks at");

@@ -152,9 +152,10 @@ fn image(number: u16, buffer: &mut [u8]) -> usize {
 
 #[inline(never)]
 fn boot(place: &'static mut MaybeUninit<Node<Flash>>, flash: Flash, image: &[u8]) -> &'static mut Node<Flash> {
-    let config = Config::decode(image).unwrap();
     let identity = Identity { name: name(), key: Key::new([7; 32]), firmware: "0.1.0", board: "probe" };
-    place.write(Node::boot(flash, config, identity, 1, 0, RestartCause::Power).ok().unwrap())
+    let node = place.write(Node::new(identity));
+    node.boot(flash, image, 1, 0, RestartCause::Power).unwrap();
+    node
 }
 
 /// Lets time pass and receipts come; the time after it.
@@ -177,8 +178,8 @@ fn serve(node: &mut Node<Flash>, board: &mut Board, mut now_us: u64, until_us: u
 
 #[inline(never)]
 fn reconfigure(node: &mut Node<Flash>, sealed: &[u8], now_us: u64) {
-    let config = node.message(Down::Config, sealed, now_us).unwrap();
-    node.apply(config, now_us).unwrap();
+    let image = node.message(Down::Config, sealed, now_us).unwrap();
+    node.apply(image, now_us).unwrap();
 }
 
 unsafe extern "C" {

@@ -123,6 +123,16 @@ impl Config {
 
     /// Decodes and checks an image. Total on any bytes.
     pub fn decode(image: &[u8]) -> Result<Self, ConfigError> {
+        let mut config = Self::new(0);
+        config.decode_from(image)?;
+        Ok(config)
+    }
+
+    /// Decodes and checks an image in place: a config takes more room than a small stack should
+    /// hold twice. After an error this is no config to run.
+    #[inline(never)]
+    pub fn decode_from(&mut self, image: &[u8]) -> Result<(), ConfigError> {
+        self.clear();
         if image.len() > IMAGE_BYTES_MAX {
             return Err(ConfigError::TooMany("bytes"));
         }
@@ -137,24 +147,24 @@ impl Config {
             (2, Some(15)) => false,
             _ => return Err(ConfigError::Shape),
         };
-        let mut config = Self::new(d.u16()?);
-        config.period_s = d.u16()?;
-        config.batch_records = d.u16()?;
-        config.hold_s = d.u16()?;
-        config.drift_ppm = d.u16()?;
-        config.salinity_psu = d.f32()?;
-        config.pressure_hpa = d.f32()?;
+        self.number = d.u16()?;
+        self.period_s = d.u16()?;
+        self.batch_records = d.u16()?;
+        self.hold_s = d.u16()?;
+        self.drift_ppm = d.u16()?;
+        self.salinity_psu = d.f32()?;
+        self.pressure_hpa = d.f32()?;
         for _ in 0..sized(&mut d, None)? {
-            config.add_profile(d.bytes()?)?;
+            self.add_profile(d.bytes()?)?;
         }
         for _ in 0..sized(&mut d, None)? {
             sized(&mut d, Some(4))?;
             let probe = Probe { bus: d.u8()?, address: d.u8()?, profile: d.u8()?, settings: settings(&mut d)? };
-            config.probes.push(probe).map_err(|_| ConfigError::TooMany("probes"))?;
+            self.probes.push(probe).map_err(|_| ConfigError::TooMany("probes"))?;
         }
         for _ in 0..sized(&mut d, None)? {
             let channel = channel(&mut d)?;
-            config.channels.push(channel).map_err(|_| ConfigError::TooMany("channels"))?;
+            self.channels.push(channel).map_err(|_| ConfigError::TooMany("channels"))?;
         }
         for _ in 0..sized(&mut d, None)? {
             sized(&mut d, Some(if old { 2 } else { 11 }))?;
@@ -163,21 +173,20 @@ impl Config {
             if !old {
                 read_actuator(&mut d, &mut actuator)?;
             }
-            config.actuators.push(actuator).map_err(|_| ConfigError::TooMany("actuators"))?;
+            self.actuators.push(actuator).map_err(|_| ConfigError::TooMany("actuators"))?;
         }
         if !old {
             for _ in 0..sized(&mut d, None)? {
                 let interlock = Interlock::decode(&mut d)?;
-                config.interlocks.push(interlock).map_err(|_| ConfigError::TooMany("interlocks"))?;
+                self.interlocks.push(interlock).map_err(|_| ConfigError::TooMany("interlocks"))?;
             }
-            config.place = place(&mut d)?;
-            config.leaf_warmer_c = d.f32()?;
+            self.place = place(&mut d)?;
+            self.leaf_warmer_c = d.f32()?;
         }
         if d.position() != image.len() {
             return Err(ConfigError::Shape);
         }
-        config.validate()?;
-        Ok(config)
+        self.validate()
     }
 }
 

@@ -1,7 +1,7 @@
 //! How the ring's bytes lie in a sector: its header, and the frame of a record.
 
 use telemetry::limits::RECORD_BYTES_MAX;
-use telemetry::report::digest;
+use telemetry::report::{digest, digest_of_both};
 
 const MAGIC: u32 = u32::from_be_bytes(*b"TYR1");
 /// Room of a sector's header: a multiple of every write size in use.
@@ -45,7 +45,7 @@ impl Head {
 
 /// Writes a frame; its length. `None` when the record is too long for one.
 pub(super) fn seal(frame: &mut [u8; FRAME_MAX], ring: u32, seq: u32, record: &[u8]) -> Option<usize> {
-    let sum = named_digest(ring, seq, record)?;
+    let sum = named_digest(ring, seq, record);
     let length = FRAME_HEAD + record.len();
     let (head, content) = frame.get_mut(..length)?.split_first_chunk_mut::<FRAME_HEAD>()?;
     content.copy_from_slice(record);
@@ -59,15 +59,10 @@ pub(super) fn seal(frame: &mut [u8; FRAME_MAX], ring: u32, seq: u32, record: &[u
 pub(super) fn unseal(frame: &[u8], ring: u32, seq: u32) -> Option<&[u8]> {
     let (head, content) = frame.split_first_chunk::<FRAME_HEAD>()?;
     let [_, _, _, _, sum @ ..] = *head;
-    (named_digest(ring, seq, content)? == u32::from_be_bytes(sum)).then_some(content)
+    (named_digest(ring, seq, content) == u32::from_be_bytes(sum)).then_some(content)
 }
 
 /// The check sum of a record with its whole name.
-fn named_digest(ring: u32, seq: u32, record: &[u8]) -> Option<u32> {
-    let mut named = [0; FRAME_HEAD + RECORD_BYTES_MAX];
-    let named = named.get_mut(..FRAME_HEAD + record.len())?;
-    let (name, content) = named.split_first_chunk_mut::<FRAME_HEAD>()?;
-    *name = ((u64::from(ring) << 32) | u64::from(seq)).to_be_bytes();
-    content.copy_from_slice(record);
-    Some(digest(named))
+fn named_digest(ring: u32, seq: u32, record: &[u8]) -> u32 {
+    digest_of_both(&((u64::from(ring) << 32) | u64::from(seq)).to_be_bytes(), record)
 }

@@ -8,7 +8,6 @@ use core::hint::black_box;
 use core::mem::MaybeUninit;
 
 use embedded_storage::nor_flash::{ErrorType, NorFlash, ReadNorFlash};
-use node::config::Config;
 use node::sample::Lines;
 use node::{Identity, Io, Node, RestartCause};
 use panic_halt as _;
@@ -85,15 +84,17 @@ fn main() -> ! {
     let mut board = Board;
     loop {
         let image: &[u8] = black_box(&[]);
-        let (Ok(config), Ok(name)) = (Config::decode(image), NodeName::new(black_box("n"))) else { continue };
+        let Ok(name) = NodeName::new(black_box("n")) else { continue };
         let identity = Identity { name, key: Key::new(black_box([0; 32])), firmware: "0.1.0", board: "probe" };
-        let Ok(node) = Node::boot(Flash, config, identity, black_box(1), 0, RestartCause::Power) else { continue };
-        let node = NODE.write(node);
+        let node = NODE.write(Node::new(identity));
+        if node.boot(Flash, image, black_box(1), 0, RestartCause::Power).is_err() {
+            continue;
+        }
         let now_us = black_box(1);
         node.connected(now_us);
         for kind in [Down::Receipt, Down::Command, Down::Config] {
-            if let Some(config) = node.message(kind, black_box(&[]), now_us) {
-                black_box(node.apply(config, now_us).is_ok());
+            if let Some(image) = node.message(kind, black_box(&[]), now_us) {
+                black_box(node.apply(image, now_us).is_ok());
             }
         }
         black_box(node.poll(now_us, &mut board));
