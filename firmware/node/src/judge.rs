@@ -3,6 +3,7 @@
 //! It owns the order of those steps and nothing else: formulas are in `compute`, tests in
 //! `quality`.
 
+use heapless::Vec;
 use sensors::profile::Sample;
 use telemetry::limits::CHANNELS_MAX;
 use telemetry::record::{Reading, Round};
@@ -20,24 +21,31 @@ const CELSIUS_ASSUMED: f64 = 20.0;
 /// Salinity up to which ammonia is computed as in fresh water (domain page §2).
 const FRESH_PSU_MAX: f64 = 5.0;
 
-/// What is known of every channel.
+/// What is known of every channel of a config.
 #[derive(Debug)]
 pub(crate) struct Judge {
-    histories: [History; CHANNELS_MAX],
-    values: [Seen; CHANNELS_MAX],
+    histories: Vec<History, CHANNELS_MAX>,
+    values: Vec<Seen, CHANNELS_MAX>,
 }
 
 const NOT_SEEN: Seen = Seen { value: None, quality: Quality::Missing(MissingReason::NotRead) };
 
 impl Judge {
-    pub(crate) fn new() -> Self {
-        Self { histories: [History::default(); CHANNELS_MAX], values: [NOT_SEEN; CHANNELS_MAX] }
+    /// For no config.
+    pub(crate) const fn new() -> Self {
+        Self { histories: Vec::new(), values: Vec::new() }
     }
 
-    /// As new.
-    pub(crate) fn forget(&mut self) {
-        self.histories.fill(History::default());
-        self.values.fill(NOT_SEEN);
+    /// Knows nothing of any channel of this config.
+    pub(crate) fn restart(&mut self, config: &Config) {
+        self.histories.clear();
+        self.values.clear();
+        for _ in &config.channels {
+            // A config has no more than there is room for.
+            if self.histories.push(History::default()).is_err() || self.values.push(NOT_SEEN).is_err() {
+                break;
+            }
+        }
     }
 
     /// What the last round says of a channel.

@@ -2,14 +2,16 @@
 //!
 //! # For hosts
 //!
-//! A host (a board, or a simulator) owns flash, lines, pins, clock and MQTT. It makes a
-//! [`Node`] with [`Node::boot`] and then:
+//! A host (a board, or a simulator) owns flash, lines, pins, clock and MQTT, and keeps the image of
+//! the node's config. It makes a [`Node`] with [`Node::new`] in the place where it stays, calls
+//! [`Node::boot`] and then:
 //!
 //! - calls [`Node::poll`] at the instant the last call named, and also as soon as bytes arrive on
 //!   a line; everything the node wants goes out through [`Io`], which must not wait;
 //! - calls [`Node::connected`] once MQTT is connected and the three down topics are subscribed
 //!   ([`telemetry::topic::down`], QoS 1, clean session), [`Node::disconnected`] when it is gone;
-//! - hands every message of a down topic to [`Node::message`], then polls.
+//! - hands every message of a down topic to [`Node::message`], then polls; an image that this
+//!   returns is stored first and then taken on with [`Node::apply`].
 //!
 //! All instants are µs since boot on a clock that never steps. Topics, user name and password are
 //! the host's; payloads are the node's. `Up::Report` and `Up::Session` go with QoS 1, `Up::Live`

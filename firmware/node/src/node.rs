@@ -185,7 +185,7 @@ impl<F: NorFlash> Node<F> {
         self.on = false;
         self.config.decode_from(image)?;
         let now_ms = now_us / 1_000;
-        self.judge.forget();
+        self.judge.restart(&self.config);
         let (ring, made) = match Ring::open_or_format(flash, (seed >> 32) as u32) {
             Ok((ring, made)) => (Some(ring), made),
             Err(_) => (None, false),
@@ -347,7 +347,7 @@ impl<F: NorFlash> Node<F> {
         self.session.set_pace(pace(&self.config), self.config.drift_ppm);
         self.control.restart(&self.config, now_ms, self.seed, running);
         self.calibrating = (0, 0);
-        self.judge.forget();
+        self.judge.restart(&self.config);
         self.sampler.restart(now_us);
         self.outputs_due = true;
         let digest = i64::from(self.config.digest());
@@ -601,9 +601,9 @@ impl<F: NorFlash> Node<F> {
         let snapshot = Snapshot {
             boot: self.boot,
             sent_ms: now_ms,
-            round: self.round.clone(),
             actuators: self.control.bits(),
             alarms: self.alarms(),
+            round: core::mem::take(&mut self.round),
         };
         let mut buffer = [0; SNAPSHOT_BYTES_MAX];
         // Thirty-two channels with raw values may be too many; the ring has them all.
@@ -611,6 +611,7 @@ impl<F: NorFlash> Node<F> {
             // Never stored, never repeated: the next round brings the next.
             let _sent = io.publish(Up::Live, bytes);
         }
+        self.round = snapshot.round;
     }
 
     #[inline(never)]

@@ -6,6 +6,7 @@
 //!
 //! It owns who is asked next and what came. What the values mean is not its business.
 
+use heapless::Vec;
 use sensors::modbus::{LineSettings, Step, Transaction};
 use sensors::profile::{Sample, Slot, SlotStep};
 use telemetry::MissingReason;
@@ -47,13 +48,17 @@ enum Turn {
 }
 
 /// How far a probe has been told its settings.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 struct Told {
     settings: u8,
     failures: u8,
 }
 
-#[derive(Debug, Default)]
+impl Told {
+    const NOTHING: Self = Self { settings: 0, failures: 0 };
+}
+
+#[derive(Debug)]
 struct Line {
     turn: Option<(u8, Turn)>,
     told: [Told; PROBES_MAX],
@@ -66,7 +71,8 @@ pub(crate) struct Sampler {
     began_us: Option<u64>,
     direct_us: u64,
     lines: [Line; BUSES_MAX],
-    taken: [Taken; CHANNELS_MAX],
+    /// By channel; empty before the first round.
+    taken: Vec<Taken, CHANNELS_MAX>,
 }
 
 /// How a round stands.
@@ -80,14 +86,9 @@ pub(crate) enum Progress {
 
 impl Sampler {
     /// The first round begins at `first_us`.
-    pub(crate) fn new(first_us: u64) -> Self {
-        Self {
-            next_us: first_us,
-            began_us: None,
-            direct_us: 0,
-            lines: Default::default(),
-            taken: [Err(MissingReason::NotRead); CHANNELS_MAX],
-        }
+    pub(crate) const fn new(first_us: u64) -> Self {
+        let lines = [Line::new(), Line::new()];
+        Self { next_us: first_us, began_us: None, direct_us: 0, lines, taken: Vec::new() }
     }
 
     /// As new: the first round begins at `first_us`.
@@ -95,9 +96,9 @@ impl Sampler {
         (self.next_us, self.began_us, self.direct_us) = (first_us, None, 0);
         for line in &mut self.lines {
             line.turn = None;
-            line.told = Default::default();
+            line.told.fill(Told::NOTHING);
         }
-        self.taken.fill(Err(MissingReason::NotRead));
+        self.taken.clear();
     }
 
     /// What the source of a channel gave in the round that is over.
@@ -147,7 +148,9 @@ impl Sampler {
         let began_us = if now_us - self.next_us <= LATE_US { self.next_us } else { now_us };
         self.next_us = began_us + period_us;
         self.began_us = Some(began_us);
-        self.taken = [Err(MissingReason::NotRead); CHANNELS_MAX];
+        self.taken.clear();
+        // A config has no more channels than there is room for.
+        let _fits = self.taken.resize(config.channels.len(), Err(MissingReason::NotRead));
         let direct = config.channels.iter().any(|channel| matches!(channel.source, Source::Direct { .. }));
         self.direct_us = if direct { now_us + DIRECT_US } else { now_us };
         for (bus, line) in (0u8..).zip(&mut self.lines) {
@@ -158,6 +161,10 @@ impl Sampler {
 }
 
 impl Line {
+    const fn new() -> Self {
+        Self { turn: None, told: [Told::NOTHING; PROBES_MAX] }
+    }
+
     /// Moves the line on; until when it waits, or `None` when it is through.
     fn advance(
         &mut self,
@@ -165,7 +172,7 @@ impl Line {
         bus: u8,
         now_us: u64,
         io: &mut impl Lines,
-        taken: &mut [Taken; CHANNELS_MAX],
+        taken: &mut [Taken],
     ) -> Option<u64> {
         for _ in 0..STEPS_MAX {
             let (index, turn) = self.turn.as_mut()?;
@@ -229,7 +236,7 @@ impl Line {
     fn turn_from(&self, config: &Config, bus: u8, from: u8, now_us: u64) -> Option<(u8, Turn)> {
         let mine = |index: &u8| config.probes.get(usize::from(*index)).is_some_and(|probe| probe.bus == bus);
         let index = (from..config.probes.len() as u8).find(mine)?;
-        let told = self.told.get(usize::from(index)).copied().unwrap_or_default();
+        let told = self.told.get(usize::from(index)).copied().unwrap_or(Told::NOTHING);
         if told.failures < TELLS_MAX
             && let Some((request, settings)) = config.setting(index, told.settings)
         {

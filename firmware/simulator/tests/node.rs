@@ -453,6 +453,36 @@ fn dead_flash_stops_neither_rounds_nor_rules() {
 }
 
 #[test]
+fn a_node_is_off_until_it_is_booted_with_a_good_image() {
+    let identity = Identity { name: name(), key: key(), firmware: "0.1.0", board: "host" };
+    let mut node: Node<Nor> = Node::new(identity);
+    let mut host = Host::default();
+    let mut unsafe_config = aerated();
+    unsafe_config.actuators[0].drive = Drive::Relays;
+    let refused = node.boot(Nor::new(32), &image(&unsafe_config), 1, 0, RestartCause::Power);
+    assert_eq!(refused, Err(ConfigError::HoldingRelays(0)));
+    node.connected(0);
+    assert_eq!(node.poll(0, &mut host), u64::MAX);
+    assert!(node.apply(&image(&aerated()), 0).is_err(), "only what runs takes on another config");
+    assert_eq!((node.counters().rounds, host.on.len(), node.ring()), (0, 0, None));
+    node.boot(Nor::new(32), &image(&aerated()), 1, 0, RestartCause::Power).unwrap();
+    assert!(node.poll(0, &mut host) < u64::MAX);
+    assert_eq!(host.on.get(&0), Some(&true), "the aerator comes on at once");
+}
+
+#[test]
+fn a_node_booted_again_in_its_place_is_like_a_new_one() {
+    let mut run = resting();
+    run.node.connected(run.now_us);
+    run.node.calibrate(0, 600, run.now_us).unwrap();
+    run.pass(100);
+    let fresh = boot(Nor::new(32), probed(&[1, 2]));
+    let seed = 0xABCD << 32 | 77;
+    run.node.boot(Nor::new(32), &image(&probed(&[1, 2])), seed, 0, RestartCause::Power).unwrap();
+    assert_eq!(format!("{:?}", run.node), format!("{fresh:?}"));
+}
+
+#[test]
 fn records_outlive_the_power_and_a_new_boot_has_a_new_number() {
     let mut run = Run::new(aerated());
     run.oxygen(Ok(7.0));
@@ -605,6 +635,13 @@ fn a_config_by_message_is_checked_and_the_next_rounds_are_under_it() {
         run.node.message(Down::Config, &buffer[..length], run.now_us).map(<[u8]>::to_vec)
     };
     assert_eq!(offer(&mut run, &aerated()), None, "it runs already");
+    let before = format!("{:?}", run.node);
+    let mut impossible = aerated();
+    (impossible.number, impossible.period_s) = (2, 0);
+    for refused in [image(&aerated()), image(&impossible), image(&aerated())[..20].to_vec()] {
+        assert!(run.node.apply(&refused, run.now_us).is_err());
+    }
+    assert_eq!(format!("{:?}", run.node), before, "a refused config changes nothing");
     let mut next = aerated();
     next.number = 2;
     next.hold_s = 20;

@@ -24,6 +24,7 @@ pub struct Snapshot {
 
 impl Snapshot {
     /// Encodes it.
+    #[inline(never)]
     pub fn encode(&self, buffer: &mut [u8]) -> Result<usize, TooLong> {
         let capacity = buffer.len();
         let too_long = TooLong { capacity };

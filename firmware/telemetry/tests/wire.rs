@@ -294,11 +294,15 @@ proptest! {
         let mut buffer = [0; 1024];
         let mut writer = ReportWriter::new(&mut buffer, 1, 2, 3, 4);
         let mut sent = Vec::new();
+        let mut place = Record::Gone;
         for round in rounds {
             let record = Record::Round(round);
             let mut kept = [0; 512];
             let n = record.encode(3, &mut kept).unwrap();
             prop_assert_eq!(Record::decode(&kept[..n]), Ok((3, record.clone())));
+            // In the place of the round before, of which nothing is left.
+            prop_assert_eq!(place.decode_from(&kept[..n]), Ok(3));
+            prop_assert_eq!(&place, &record);
             if writer.push(&record).is_err() { break; }
             sent.push(record);
         }

@@ -23,6 +23,9 @@ const SECTOR: usize = 4096;
 const FLASH: usize = 16 * SECTOR;
 const ROUNDS: u64 = 30;
 const PERIOD_US: u64 = 10_000_000;
+/// Most that the node core may need of the stack, B: with its static RAM it leaves more than half of
+/// 48 KB to a network stack.
+const STACK_MAX: usize = 8 * 1024;
 
 /// Flash in RAM.
 struct Flash(&'static mut [u8; FLASH]);
@@ -244,6 +247,7 @@ fn main() -> ! {
         serving,
         reconfiguring
     );
+    assert!(booting.max(serving).max(reconfiguring) <= STACK_MAX, "more than {STACK_MAX} B");
     loop {
         exit(EXIT_SUCCESS);
     }
