@@ -317,7 +317,7 @@ impl<F: NorFlash> Node<F> {
                     self.advance(now_ms, beyond);
                 }
                 if let Some(clock) = heard.clock {
-                    self.keep(&Record::Event(clock), now_ms);
+                    self.keep_event(clock, now_ms);
                 }
                 None
             }
@@ -637,7 +637,9 @@ impl<F: NorFlash> Node<F> {
         description
             .actuators
             .extend(actuators.map(|(actuator, of)| ActuatorDescription { actuator, kind: of.kind.id() }));
-        self.keep(&Record::Description(description), now_ms);
+        let mut buffer = [0; RECORD_BYTES_MAX];
+        let length = Record::Description(description).encode(self.boot, &mut buffer).ok();
+        self.keep_bytes(length.and_then(|length| buffer.get(..length)), now_ms);
         self.described = self.ring.as_ref().map(Ring::next_seq);
         self.hurry();
     }
@@ -651,22 +653,22 @@ impl<F: NorFlash> Node<F> {
         }
     }
 
-    #[inline(never)]
     fn tell(&mut self, t_ms: u64, code: EventCode, subject: u8, value: i64, detail: i64) {
-        self.keep(&Record::Event(Event { t_ms, code, subject, value, detail }), t_ms);
+        self.keep_event(Event { t_ms, code, subject, value, detail }, t_ms);
         self.hurry();
+    }
+
+    #[inline(never)]
+    fn keep_event(&mut self, event: Event, now_ms: u64) {
+        let mut buffer = [0; SHORT_BYTES_MAX];
+        let length = Record::Event(event).encode(self.boot, &mut buffer).ok();
+        self.keep_bytes(length.and_then(|length| buffer.get(..length)), now_ms);
     }
 
     fn hurry(&mut self) {
         if let Some(ring) = &self.ring {
             self.session.hurry(ring.next_seq());
         }
-    }
-
-    fn keep(&mut self, record: &Record, now_ms: u64) {
-        let mut buffer = [0; RECORD_BYTES_MAX];
-        let length = record.encode(self.boot, &mut buffer).ok();
-        self.keep_bytes(length.and_then(|length| buffer.get(..length)), now_ms);
     }
 
     #[inline(never)]
