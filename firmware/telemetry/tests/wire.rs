@@ -290,6 +290,12 @@ prop_compose! {
 
 proptest! {
     #[test]
+    fn a_check_sum_over_two_parts_is_that_of_both_together(bytes in proptest::collection::vec(any::<u8>(), 0..64), at in any::<proptest::sample::Index>()) {
+        let (head, tail) = bytes.split_at(at.index(bytes.len() + 1));
+        prop_assert_eq!(telemetry::report::digest_of_both(head, tail), telemetry::report::digest(&bytes));
+    }
+
+    #[test]
     fn any_rounds_read_back_from_ring_and_report(rounds in proptest::collection::vec(any_round(), 1..6)) {
         let mut buffer = [0; 1024];
         let mut writer = ReportWriter::new(&mut buffer, 1, 2, 3, 4);
