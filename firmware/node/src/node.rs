@@ -1,4 +1,7 @@
 //! The node: its parts wired together, and what a host has to give it.
+//!
+//! Functions with a large frame are never inlined: frames that merge are all paid for at once, and
+//! the stack is what a board shares with its network.
 
 use embedded_storage::nor_flash::NorFlash;
 use sensors::profile::Sample;
