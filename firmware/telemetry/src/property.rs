@@ -73,7 +73,7 @@ macro_rules! properties {
         /// An observed property. The discriminant is the wire id.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
         #[repr(u8)]
-        pub enum Property { $( #[doc = concat!($en, ", ", $unit)] $(#[$doc])* $variant = $id, )* }
+        pub enum Property { $( #[doc = concat!($en, ", `", $unit, "`")] $(#[$doc])* $variant = $id, )* }
 
         impl Property {
             /// Every property, by id.

@@ -98,9 +98,16 @@ fn number(of: impl std::hash::Hash) -> u64 {
     hasher.finish()
 }
 
-/// Points of one unit are neighbours, whatever their depth: the limit leaves room for layers.
-fn board(place: &Place, property: Property) -> u64 {
-    number((&place.site, &place.unit, property.id()))
+/// The units of these places, as numbers. Points of one unit are neighbours, whatever their depth:
+/// the limit leaves room for layers.
+fn units(places: &[Place]) -> Vec<u64> {
+    places.iter().map(|place| number((&place.site, &place.unit))).collect()
+}
+
+/// The board of a property in a unit.
+fn board(unit: u64, property: Property) -> u64 {
+    // An odd factor keeps units apart; properties are few and small.
+    unit.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(property.id().into())
 }
 
 fn is_trusted(reading: &Observation) -> bool {
@@ -110,20 +117,20 @@ fn is_trusted(reading: &Observation) -> bool {
 impl Boards {
     /// Remembers the newest trusted values of an entry that is in force.
     pub(crate) fn learn(&mut self, accepted: &Accepted) {
-        let node = number(&accepted.node);
+        let (node, units) = (number(&accepted.node), units(&accepted.places));
         let mut seen = 0u32;
         for record in accepted.records.iter().rev() {
             let Content::Round { readings, .. } = &record.content else { continue };
             for reading in readings {
                 let bit = 1u32.checked_shl(u32::from(reading.channel)).unwrap_or(0);
                 let (Some(property), Some(value)) = (reading.property(), reading.value()) else { continue };
-                let Some(place) = accepted.places.get(usize::from(reading.place)) else { continue };
+                let Some(unit) = units.get(usize::from(reading.place)) else { continue };
                 if seen & bit != 0 || property.facts().rate_max <= 0.0 || !is_trusted(reading) {
                     continue;
                 }
                 seen |= bit;
                 self.put(
-                    board(place, property),
+                    board(*unit, property),
                     Neighbour { node, channel: reading.channel, date_ms: record.date_ms, value },
                 );
             }
@@ -167,11 +174,12 @@ pub(crate) fn judge(
     node: &str,
     date_ms: i64,
 ) {
-    let node = number(node);
+    let (node, units) = (number(node), units(places));
     for at in 0..readings.len() {
         let Some(reading) = readings.get(at).copied() else { continue };
         let (Some(property), Some(value)) = (reading.property(), reading.value()) else { continue };
-        let Some(place) = places.get(usize::from(reading.place)) else { continue };
+        let at_place = usize::from(reading.place);
+        let (Some(place), Some(unit)) = (places.get(at_place), units.get(at_place)) else { continue };
         if reading.flag() == Flag::Fail {
             continue;
         }
@@ -184,12 +192,11 @@ pub(crate) fn judge(
                 tests = tests.with(Tests::DEVIATION);
             }
             let beside = readings.iter().enumerate().filter(|(other, r)| {
-                let together =
-                    places.get(usize::from(r.place)).is_some_and(|p| (&p.site, &p.unit) == (&place.site, &place.unit));
-                *other != at && r.property == reading.property && together && is_trusted(r)
+                let alike = *other != at && r.property == reading.property && is_trusted(r);
+                alike && units.get(usize::from(r.place)) == Some(unit)
             });
             let beside = beside.filter_map(|(_, r)| r.value());
-            let around = boards.around(board(place, property), node, reading.channel, date_ms);
+            let around = boards.around(board(*unit, property), node, reading.channel, date_ms);
             if disagrees(property, value, beside.chain(around)) {
                 tests = tests.with(Tests::NEIGHBOUR);
             }
