@@ -166,6 +166,8 @@ struct Node {
     floor: u32,
     nonce: Nonce,
     released: u32,
+    /// Behind the last record of a report that was acknowledged (a PUBACK).
+    acknowledged: u32,
     utc_ms: Option<i64>,
 }
 
@@ -194,7 +196,18 @@ impl Node {
         let mut records = vec![(1, description())];
         records.extend((1..=rounds).map(|n| (1, round(u64::from(n) * 1000, n as i32))));
         let key = credentials(folder).key(&name);
-        Self { name, key, ring: 9, boot: 1, records, floor: 0, nonce: Nonce([0; 8]), released: 0, utc_ms: None }
+        Self {
+            name,
+            key,
+            ring: 9,
+            boot: 1,
+            records,
+            floor: 0,
+            nonce: Nonce([0; 8]),
+            released: 0,
+            acknowledged: 0,
+            utc_ms: None,
+        }
     }
 
     fn next(&self) -> u32 {
@@ -221,12 +234,14 @@ impl Node {
         self.released = 0;
         let (ring, boot, floor, next) = (self.ring, self.boot, self.floor, self.next());
         let open = Open { nonce: self.nonce, ring, boot, floor, next, mono_ms: 500_000 };
-        self.say(gateway, &Session::Open(open));
+        // What is not acknowledged has not been said: the connection is closed, and opened anew.
+        if self.say(gateway, &Session::Open(open)) == Verdict::Refused {
+            return None;
+        }
         self.read_mail(gateway);
         let utc_ms = self.utc_ms;
         let anchor = utc_ms.map(|utc_ms| Anchor { boot, mono_ms: 500_000, utc_ms, error_ms: 5, drift_ppm: 40 });
         let ready = Ready { nonce: self.nonce, ring, anchors: anchor.into_iter().collect() };
-        // What is not acknowledged has not been said: the connection is closed, and opened anew.
         let said = self.say(gateway, &Session::Ready(ready));
         self.read_mail(gateway);
         utc_ms.filter(|_| said == Verdict::Done).map(|_| self.released)
@@ -250,6 +265,9 @@ impl Node {
 
     fn deliver(&mut self, gateway: &Gateway, from: u32, to: u32) -> Verdict {
         let verdict = gateway.arrive(&self.name, Up::Report, &self.report(from, to));
+        if verdict == Verdict::Done {
+            self.acknowledged = self.acknowledged.max(to);
+        }
         self.read_mail(gateway);
         verdict
     }
@@ -332,7 +350,8 @@ fn a_receipt_means_the_records_are_there_whatever_operation_was_the_last() {
             if let Some(gateway) = open(&memory, folder.path(), SITES) {
                 node.deliver_all(&gateway);
             }
-            let told = node.released;
+            // In turn as they are sent here, a PUBACK means no less than a receipt.
+            let told = node.released.max(node.acknowledged);
             memory.crash(unsynced);
             let here = format!("crash at {at}, {unsynced:?}");
             let gateway = open(&memory, folder.path(), SITES).unwrap();
