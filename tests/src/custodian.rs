@@ -19,7 +19,7 @@ use telemetry::{NodeName, Property};
 
 use crate::Tianyu;
 
-/// Pause after a log-in that was refused: too many of them and the endpoint turns the address away.
+/// Pause of a node whose log-in was refused: further refusals are answered late.
 const REFUSED_PAUSE: Duration = Duration::from_secs(1);
 
 /// How a node works.
