@@ -4,6 +4,7 @@
 //! The TOML that people write is the host's business; so is where the image is kept.
 
 mod image;
+mod wiring;
 
 use heapless::Vec;
 use sensors::modbus::{Request, Settings, slot_us_max};
@@ -14,6 +15,8 @@ use telemetry::{ActuatorKind, Property};
 use crate::control::{Cause, Condition, Interlock, MISSED_MAX, Rule, STALE_MS};
 use crate::quality::Limits;
 use crate::sun::Place;
+
+pub use self::wiring::{COILS_MAX, INPUTS_MAX, Input, Output, RELAY_TIME_OUT_S_MAX, RELAYS_MAX, RelayBoard};
 
 /// Most Modbus lines.
 pub const BUSES_MAX: usize = 2;
@@ -28,7 +31,7 @@ pub const IMAGE_BYTES_MAX: usize = 8 * 1024;
 /// Most interlocks.
 pub const INTERLOCKS_MAX: usize = 16;
 /// Newest version of the image.
-pub const IMAGE_VERSION: u8 = 2;
+pub const IMAGE_VERSION: u8 = 3;
 /// Shortest rest between two attempts to start what has failed its proof, s.
 const RETRY_S_MIN: u16 = 60;
 
@@ -106,7 +109,7 @@ pub enum Source {
     },
     /// An input whose value, in the property's unit, the host gives: an I2C part, a 4–20 mA loop.
     Direct {
-        /// The host's number for it.
+        /// In [`Config::inputs`]; where there are none, the host's number for it.
         input: u8,
     },
     /// Other channels of the same round, all with lower indices.
@@ -212,6 +215,8 @@ pub struct Actuator {
     pub rule: Rule,
     /// Through what.
     pub drive: Drive,
+    /// Where.
+    pub output: Output,
     /// What it is between a restart and its rule's first decision, where that is not the rule's
     /// safe state.
     pub restart_on: Option<bool>,
@@ -238,6 +243,7 @@ impl Actuator {
             kind,
             rule,
             drive: Drive::Pin,
+            output: Output::Host,
             restart_on: None,
             blind_after_s: (STALE_MS / 1_000) as u16,
             run_s: 0,
@@ -303,6 +309,10 @@ pub struct Config {
     pub actuators: Vec<Actuator, ACTUATORS_MAX>,
     /// What forces actuators whatever their rules say.
     pub interlocks: Vec<Interlock, INTERLOCKS_MAX>,
+    /// Parts that give direct inputs, by the input's number.
+    pub inputs: Vec<Input, INPUTS_MAX>,
+    /// Relay boards, by their index.
+    pub relays: Vec<RelayBoard, RELAYS_MAX>,
     profiles: Vec<u8, PROFILE_BYTES_MAX>,
     ends: Vec<u16, PROFILES_MAX>,
 }
@@ -378,6 +388,15 @@ pub enum ConfigError {
     /// off.
     #[error("interlock {0} is impossible, or forces an aerator off")]
     Interlock(u8),
+    /// A part's scale that is no number, or nothing.
+    #[error("the scale of input {0} is no number")]
+    Input(u8),
+    /// A relay board that names what does not exist, or where a probe or another board is.
+    #[error("relay board {0} names a bus, address, profile or time-out that cannot be")]
+    RelayBoard(u8),
+    /// An output that does not fit what it is driven through, or that another actuator has.
+    #[error("the output of actuator {0} does not fit its drive, or is another's too")]
+    Output(u8),
 }
 
 impl Config {
@@ -397,6 +416,8 @@ impl Config {
             channels: Vec::new(),
             actuators: Vec::new(),
             interlocks: Vec::new(),
+            inputs: Vec::new(),
+            relays: Vec::new(),
             profiles: Vec::new(),
             ends: Vec::new(),
         }
@@ -409,6 +430,8 @@ impl Config {
         self.channels.clear();
         self.actuators.clear();
         self.interlocks.clear();
+        self.inputs.clear();
+        self.relays.clear();
         self.profiles.clear();
         self.ends.clear();
     }
@@ -498,7 +521,7 @@ impl Config {
         for (index, interlock) in (0u8..).zip(&self.interlocks) {
             self.validate_interlock(index, interlock)?;
         }
-        Ok(())
+        self.validate_wiring()
     }
 
     /// The channels that control looks at, some more than once.
@@ -612,7 +635,11 @@ impl Config {
                 }
                 compensated_by = Some(quantity.compensated_by);
             }
-            Source::Direct { .. } => {}
+            Source::Direct { input } => {
+                if !self.inputs.is_empty() && usize::from(*input) >= self.inputs.len() {
+                    return Err(wrong);
+                }
+            }
             Source::Computed { formula, inputs } => {
                 let (property, least, most) = formula.shape();
                 let fits = (least..=most).contains(&inputs.len()) && inputs.iter().all(|input| *input < index);

@@ -55,6 +55,7 @@ mod random;
 pub mod ring;
 pub mod sample;
 pub mod session;
+pub mod settings;
 pub mod sun;
 
 pub use node::{Counters, Identity, Io, Node, RestartCause};

@@ -3,7 +3,8 @@
 use std::collections::{HashMap, VecDeque};
 
 use node::config::{
-    Actuator, Calibration, Channel, Config, ConfigError, Drive, Formula, IMAGE_BYTES_MAX, Manual, Probe, Proof, Source,
+    Actuator, Calibration, Channel, Config, ConfigError, Drive, Formula, IMAGE_BYTES_MAX, Input, Manual, Output, Probe,
+    Proof, RelayBoard, Source,
 };
 use node::control::{Condition, Interlock, Pauses, Rule};
 use node::sample::Lines;
@@ -570,6 +571,7 @@ fn a_config_survives_its_image_and_no_damage_to_it_does_harm() {
     config.actuators.append_rule(with_rule.actuators.pop().unwrap(), 5);
     survives(&config, 1);
     survives(&greenhouse(), 2);
+    survives(&wired(), 3);
 }
 
 fn survives(config: &Config, version: u8) {
@@ -793,6 +795,53 @@ fn the_image_of_version_2_stays_what_it_is() {
     let hex: String = image[..length].iter().map(|byte| format!("{byte:02x}")).collect();
     assert_eq!(hex, include_str!("config-2.txt").trim());
     assert_eq!(Config::decode(&image[..length]), Ok(greenhouse()));
+}
+
+/// What version 3 adds: parts, a relay board, outputs.
+fn wired() -> Config {
+    let mut config = probed(&[1]);
+    let oxygen = config.channels.len() as u8;
+    config.channels.push(direct(Property::DissolvedOxygen, 1)).unwrap();
+    config.inputs.extend([Input::new(1, 0, 0x44, 0), Input { rom: 0x28ff, slope: 0.5, ..Input::new(2, 1, 0, 1) }]);
+    config.relays.push(RelayBoard { bus: 1, address: 9, profile: 0, time_out_s: 30 }).unwrap();
+    let mut aerator = aerated().actuators[0];
+    if let Rule::Aerator { channel, .. } = &mut aerator.rule {
+        *channel = oxygen;
+    }
+    let coil = Output::Coil { relay: 0, coil: 3, inverted: true };
+    let siren = Actuator::new(Kind::Siren, Rule::Siren);
+    config.actuators.extend([
+        Actuator { drive: Drive::RelaysTimeOut, output: coil, ..aerator },
+        Actuator { output: Output::Pin { pin: 5, inverted: false }, ..siren },
+    ]);
+    config
+}
+
+#[test]
+fn wiring_that_cannot_be_is_refused() {
+    assert_eq!(wired().validate(), Ok(()));
+    let refused = |change: fn(&mut Config)| {
+        let mut config = wired();
+        change(&mut config);
+        config.validate()
+    };
+    let oxygen = wired().channels.len() as u8 - 1;
+    let beyond = refused(|it| it.channels.last_mut().unwrap().source = Source::Direct { input: 2 });
+    assert_eq!(beyond, Err(ConfigError::Source(oxygen)));
+    assert_eq!(refused(|it| it.inputs[1].slope = f32::NAN), Err(ConfigError::Input(1)));
+    assert_eq!(refused(|it| it.relays[0].address = 0), Err(ConfigError::RelayBoard(0)));
+    assert_eq!(
+        refused(|it| (it.relays[0].bus, it.relays[0].address) = (0, 1)),
+        Err(ConfigError::RelayBoard(0)),
+        "a probe is there"
+    );
+    assert_eq!(refused(|it| it.relays[0].time_out_s = 0), Err(ConfigError::Output(0)), "it promises a time-out");
+    assert_eq!(refused(|it| it.actuators[0].drive = Drive::Pin), Err(ConfigError::Output(0)), "a coil is no pin");
+    assert_eq!(refused(|it| it.actuators[0].drive = Drive::Relays), Err(ConfigError::HoldingRelays(0)));
+    let doubled = refused(|it| {
+        it.actuators[0] = Actuator { drive: Drive::Pin, output: it.actuators[1].output, ..it.actuators[0] };
+    });
+    assert_eq!(doubled, Err(ConfigError::Output(1)), "one pin for two");
 }
 
 /// A host that does everything wrong, by chance.

@@ -2,7 +2,7 @@
 //!
 //! It is written in the oldest version that says it all, so that an older program can read it and
 //! its digest stays. Version 1: 12 elements. Version 2: more of each actuator, then interlocks,
-//! place and leaves behind them.
+//! place and leaves behind them. Version 3: each actuator's output, then inputs and relay boards.
 
 use heapless::Vec;
 use minicbor::decode::{Decoder, Error as DecodeError};
@@ -13,8 +13,8 @@ use telemetry::report::digest;
 use telemetry::{ActuatorKind, Property};
 
 use super::{
-    Actuator, Calibration, Channel, Config, ConfigError, Drive, Formula, IMAGE_BYTES_MAX, IMAGE_VERSION, Manual, Probe,
-    Proof, Source,
+    Actuator, Calibration, Channel, Config, ConfigError, Drive, Formula, IMAGE_BYTES_MAX, IMAGE_VERSION, Input, Manual,
+    Output, Probe, Proof, RelayBoard, Source,
 };
 use crate::control::{Interlock, Rule};
 use crate::quality::Limits;
@@ -39,12 +39,9 @@ impl Config {
     }
 
     fn write<W: minicbor::encode::Write>(&self, e: &mut Encoder<W>) -> Result<(), EncodeError<W::Error>> {
-        let old = self.fits_version_1();
-        e.array(if old { 12 } else { 15 })?
-            .u8(if old { 1 } else { IMAGE_VERSION })?
-            .u16(self.number)?
-            .u16(self.period_s)?
-            .u16(self.batch_records)?;
+        let version = self.oldest_version();
+        let (length, per_actuator) = lengths(version);
+        e.array(length)?.u8(version)?.u16(self.number)?.u16(self.period_s)?.u16(self.batch_records)?;
         e.u16(self.hold_s)?.u16(self.drift_ppm)?.f32(self.salinity_psu)?.f32(self.pressure_hpa)?;
         e.array(self.ends.len() as u64)?;
         for index in 0..self.ends.len() as u8 {
@@ -88,13 +85,16 @@ impl Config {
         }
         e.array(self.actuators.len() as u64)?;
         for actuator in &self.actuators {
-            e.array(if old { 2 } else { 11 })?.u8(actuator.kind.id())?;
+            e.array(per_actuator)?.u8(actuator.kind.id())?;
             actuator.rule.encode(e)?;
-            if !old {
+            if version >= 2 {
                 write_actuator(e, actuator)?;
             }
+            if version >= 3 {
+                actuator.output.encode(e)?;
+            }
         }
-        if old {
+        if version < 2 {
             return Ok(());
         }
         e.array(self.interlocks.len() as u64)?;
@@ -108,7 +108,28 @@ impl Config {
             None => e.null()?,
         };
         e.f32(self.leaf_warmer_c)?;
+        if version < 3 {
+            return Ok(());
+        }
+        e.array(self.inputs.len() as u64)?;
+        for input in &self.inputs {
+            input.encode(e)?;
+        }
+        e.array(self.relays.len() as u64)?;
+        for relay in &self.relays {
+            relay.encode(e)?;
+        }
         Ok(())
+    }
+
+    /// The oldest version that says it all.
+    fn oldest_version(&self) -> u8 {
+        let wired = self.actuators.iter().any(|actuator| actuator.output != Output::Host);
+        match () {
+            () if wired || !self.inputs.is_empty() || !self.relays.is_empty() => IMAGE_VERSION,
+            () if self.fits_version_1() => 1,
+            () => 2,
+        }
     }
 
     fn fits_version_1(&self) -> bool {
@@ -142,11 +163,10 @@ impl Config {
         if version > IMAGE_VERSION {
             return Err(ConfigError::Newer(version));
         }
-        let old = match (version, length) {
-            (1, Some(12)) => true,
-            (2, Some(15)) => false,
-            _ => return Err(ConfigError::Shape),
-        };
+        let (elements, per_actuator) = lengths(version);
+        if version == 0 || length != Some(elements) {
+            return Err(ConfigError::Shape);
+        }
         self.number = d.u16()?;
         self.period_s = d.u16()?;
         self.batch_records = d.u16()?;
@@ -167,15 +187,18 @@ impl Config {
             self.channels.push(channel).map_err(|_| ConfigError::TooMany("channels"))?;
         }
         for _ in 0..sized(&mut d, None)? {
-            sized(&mut d, Some(if old { 2 } else { 11 }))?;
+            sized(&mut d, Some(per_actuator))?;
             let kind = ActuatorKind::from_id(d.u8()?).ok_or(ConfigError::Range("kind of an actuator"))?;
             let mut actuator = Actuator::new(kind, Rule::decode(&mut d)?);
-            if !old {
+            if version >= 2 {
                 read_actuator(&mut d, &mut actuator)?;
+            }
+            if version >= 3 {
+                actuator.output = Output::decode(&mut d)?;
             }
             self.actuators.push(actuator).map_err(|_| ConfigError::TooMany("actuators"))?;
         }
-        if !old {
+        if version >= 2 {
             for _ in 0..sized(&mut d, None)? {
                 let interlock = Interlock::decode(&mut d)?;
                 self.interlocks.push(interlock).map_err(|_| ConfigError::TooMany("interlocks"))?;
@@ -183,10 +206,29 @@ impl Config {
             self.place = place(&mut d)?;
             self.leaf_warmer_c = d.f32()?;
         }
+        if version >= 3 {
+            for _ in 0..sized(&mut d, None)? {
+                let input = Input::decode(&mut d)?;
+                self.inputs.push(input).map_err(|_| ConfigError::TooMany("inputs"))?;
+            }
+            for _ in 0..sized(&mut d, None)? {
+                let relay = RelayBoard::decode(&mut d)?;
+                self.relays.push(relay).map_err(|_| ConfigError::TooMany("relay boards"))?;
+            }
+        }
         if d.position() != image.len() {
             return Err(ConfigError::Shape);
         }
         self.validate()
+    }
+}
+
+/// Elements of an image and of each actuator in it, by version.
+const fn lengths(version: u8) -> (u64, u64) {
+    match version {
+        0 | 1 => (12, 2),
+        2 => (15, 11),
+        _ => (17, 12),
     }
 }
 
@@ -269,7 +311,7 @@ impl From<DecodeError> for ConfigError {
     }
 }
 
-fn sized(d: &mut Decoder<'_>, exactly: Option<u64>) -> Result<u64, ConfigError> {
+pub(super) fn sized(d: &mut Decoder<'_>, exactly: Option<u64>) -> Result<u64, ConfigError> {
     match d.array()? {
         Some(length) if exactly.is_none_or(|wanted| wanted == length) => Ok(length),
         _ => Err(ConfigError::Shape),
