@@ -9,6 +9,7 @@ missing() { # the packages of the commands that are not here
     PATH=$PATH:/usr/local/sbin:/usr/sbin command -v "$command" >/dev/null && continue
     case $command in
       protoc) echo protobuf-compiler ;;
+      llvm-*) echo llvm ;;
       *) echo "$command" ;;
     esac
   done

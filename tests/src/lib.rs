@@ -14,6 +14,7 @@ pub mod custodian;
 pub mod delivery;
 pub mod farm;
 pub mod hostile;
+pub mod image;
 pub mod influx;
 pub mod ledger;
 pub mod measure;
@@ -114,6 +115,16 @@ pub fn python() -> Result<Option<std::path::PathBuf>> {
 pub fn qemu() -> Result<Option<std::path::PathBuf>> {
     let name = "qemu-system-arm";
     if skipped(name)? { Ok(None) } else { program(name, "TIANYU_QEMU", "qemu/qemu-system-arm").map(Some) }
+}
+
+/// LLVM's disassembler, with its symbolizer beside it; `None` when `tests/run` has said that there is
+/// none here, which counts the test as skipped.
+///
+/// # Errors
+/// When there is no `llvm-objdump`.
+pub fn disassembler() -> Result<Option<std::path::PathBuf>> {
+    let name = "llvm-objdump";
+    if skipped(name)? { Ok(None) } else { program(name, "TIANYU_OBJDUMP", "llvm/llvm-objdump").map(Some) }
 }
 
 /// Whether `tests/run` could not get `server` here and has said so; then the test is skipped, and

@@ -503,7 +503,7 @@ impl<F: NorFlash> Node<F> {
     /// than before.
     #[inline(never)]
     fn report(&mut self, now_ms: u64, steered: Steered) {
-        for change in steered.changes {
+        for change in &steered.changes {
             self.snapshot_due = true;
             let cause = change.cause as i64;
             self.tell(now_ms, EventCode::ActuatorChanged, change.actuator, i64::from(change.on), cause);
@@ -630,16 +630,14 @@ impl<F: NorFlash> Node<F> {
             actuators: heapless::Vec::new(),
         };
         let period_s = self.config.period_s;
-        description.channels.extend((0u8..).zip(&self.config.channels).map(|(channel, of)| ChannelDescription {
-            channel,
-            property: of.property.id(),
-            calibration: of.calibration.number,
-            period_s,
-        }));
-        let actuators = (0u8..).zip(&self.config.actuators);
-        description
-            .actuators
-            .extend(actuators.map(|(actuator, of)| ActuatorDescription { actuator, kind: of.kind.id() }));
+        for (channel, of) in (0u8..).zip(&self.config.channels) {
+            let (property, calibration) = (of.property.id(), of.calibration.number);
+            // A config has no more of them than a description has room for.
+            let _fits = description.channels.push(ChannelDescription { channel, property, calibration, period_s });
+        }
+        for (actuator, of) in (0u8..).zip(&self.config.actuators) {
+            let _fits = description.actuators.push(ActuatorDescription { actuator, kind: of.kind.id() });
+        }
         let mut buffer = [0; RECORD_BYTES_MAX];
         let length = Record::Description(description).encode(self.boot, &mut buffer).ok();
         self.keep_bytes(length.and_then(|length| buffer.get(..length)), now_ms);

@@ -142,6 +142,11 @@ impl<F: NorFlash> Ring<F> {
         })
     }
 
+    /// The sector that comes `steps` behind another, round the ring.
+    fn behind(&self, sector: u32, steps: u32) -> u32 {
+        (sector + steps).checked_rem(self.sectors).unwrap_or(0)
+    }
+
     /// The ring's id.
     pub fn id(&self) -> u32 {
         self.id
@@ -231,7 +236,7 @@ impl<F: NorFlash> Ring<F> {
             if self.cursor.sector == self.newest {
                 return Ok(None);
             }
-            let sector = (self.cursor.sector + 1) % self.sectors;
+            let sector = self.behind(self.cursor.sector, 1);
             self.cursor = Cursor { sector, at: HEADER, seq: end };
         }
         Ok(None)
@@ -314,7 +319,7 @@ impl<F: NorFlash> Ring<F> {
             return Ok(self.next);
         }
         let generation = self.head(sector)?.filter(|head| self.is_live(head)).map_or(0, |head| head.generation);
-        let mut after = (sector + 1) % self.sectors;
+        let mut after = self.behind(sector, 1);
         // A damaged header on the way is passed over.
         for _ in 0..self.sectors {
             if let Some(head) = self.head(after)?
@@ -326,7 +331,7 @@ impl<F: NorFlash> Ring<F> {
             if after == self.newest {
                 break;
             }
-            after = (after + 1) % self.sectors;
+            after = self.behind(after, 1);
         }
         Ok(self.next)
     }
@@ -343,7 +348,7 @@ impl<F: NorFlash> Ring<F> {
         let mut sector = self.newest;
         let mut head = Head { ring: self.id, generation: self.generation, first };
         for step in 1..=steps {
-            sector = (self.newest + step) % self.sectors;
+            sector = self.behind(self.newest, step);
             head.generation = self.generation.wrapping_add(step);
             match self.prepare(sector, &head) {
                 Ok(true) => {
@@ -384,7 +389,7 @@ impl<F: NorFlash> Ring<F> {
     fn make(&mut self, id: u32) -> Result<(), RingError<F::Error>> {
         // The newest sector goes last: a ring that is half erased must never give a seq again.
         for step in 1..=self.sectors {
-            let from = self.address((self.newest + step) % self.sectors, 0);
+            let from = self.address(self.behind(self.newest, step), 0);
             self.flash.erase(from, from + self.size()).map_err(RingError::Flash)?;
         }
         let head = Head { ring: id, generation: 1, first: 0 };
@@ -434,7 +439,7 @@ impl<F: NorFlash> Ring<F> {
         let torn = self.write_at > end.at;
         let next = if torn { end.seq.saturating_add(1) } else { end.seq };
         // A header that has rotted since hides a newer sector; its names must not be given again.
-        let after = (sector + 1) % self.sectors;
+        let after = self.behind(sector, 1);
         let hidden = Cursor { sector: after, at: HEADER, seq: next };
         self.next = match self.head(after)? {
             None => match self.measure(hidden)? {

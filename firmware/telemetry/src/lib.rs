@@ -10,6 +10,7 @@
 //! message or an error, in bounded time and memory.
 
 #![no_std]
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]
 #[cfg(feature = "std")]
 extern crate std;
 

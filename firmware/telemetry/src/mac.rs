@@ -69,7 +69,7 @@ impl Key {
     ) -> Result<usize, TooLong> {
         let tag = self.tag(node, kind, nonce, body).finalize().into_bytes();
         cbor::encode(buffer, |e| {
-            e.array(2)?.bytes(body)?.bytes(&tag[..MAC_BYTES])?;
+            e.array(2)?.bytes(body)?.bytes(tag.get(..MAC_BYTES).unwrap_or_default())?;
             Ok(())
         })
     }
@@ -112,6 +112,6 @@ impl core::fmt::Debug for Key {
 fn hmac(key: &[u8; 32]) -> Hmac<Sha256> {
     // One block of key material is padded, never hashed, and any length is valid: no failure.
     let mut block = hmac::digest::Key::<Hmac<Sha256>>::default();
-    block[..32].copy_from_slice(key);
+    block.iter_mut().zip(key).for_each(|(place, byte)| *place = *byte);
     Hmac::new(&block)
 }

@@ -167,6 +167,11 @@ impl Property {
         self.facts().medium
     }
 
+    /// Steps of the kept integer in one unit.
+    fn steps(self) -> f64 {
+        POW10.get(usize::from(self.facts().digits)).copied().unwrap_or(1.0)
+    }
+
     /// A value in the property's unit, as the integer that is kept and sent: rounded to the
     /// property's digits, half away from zero. `None` for NaN, infinities and what no `i32` holds.
     pub fn quantize(self, value: f32) -> Option<i32> {
@@ -175,7 +180,7 @@ impl Property {
 
     /// The kept integer of a value that [`Property::value`] gave: its inverse.
     pub fn quantize_exact(self, value: f64) -> Option<i32> {
-        let scaled = value * POW10[usize::from(self.facts().digits)];
+        let scaled = value * self.steps();
         if !(scaled > -2_147_483_649.0 && scaled < 2_147_483_648.0) {
             return None;
         }
@@ -184,7 +189,7 @@ impl Property {
 
     /// The value in the property's unit of a kept integer: the double nearest to the decimal.
     pub fn value(self, quantized: i32) -> f64 {
-        f64::from(quantized) / POW10[usize::from(self.facts().digits)]
+        f64::from(quantized) / self.steps()
     }
 
     /// The factor and offset to the unit SenML calls primary (RFC 8428 §12.1), with its name;

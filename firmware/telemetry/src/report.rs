@@ -95,7 +95,8 @@ impl<'b> Report<'b> {
         if envelope.count > UNRECEIPTED_RECORDS_MAX {
             return Err(Malformed::Limit);
         }
-        Ok(Self { envelope, segments: &head[d.position()..], items: length - u64::from(FIXED_ITEMS) })
+        let segments = head.get(d.position()..).ok_or(Malformed::Shape)?;
+        Ok(Self { envelope, segments, items: length - u64::from(FIXED_ITEMS) })
     }
 
     /// The records, in order of seq; as many as the envelope counts, or an error at the first
@@ -216,7 +217,8 @@ impl<'b> ReportWriter<'b> {
     pub fn new(buffer: &'b mut [u8], ring: u32, first: u32, boot: u16, sent_ms: u64) -> Self {
         let room = buffer.len().min(REPORT_BYTES_MAX);
         let envelope = Envelope { ring, first, count: 0, boot, sent_ms, version: crate::VERSION };
-        Self { buffer: &mut buffer[..room], at: HEAD_MAX, envelope, segments: 0, run: None }
+        let buffer = buffer.get_mut(..room).unwrap_or_default();
+        Self { buffer, at: HEAD_MAX, envelope, segments: 0, run: None }
     }
 
     /// Records so far.
@@ -266,7 +268,7 @@ impl<'b> ReportWriter<'b> {
         let length = record::encode_segment(record, space).map_err(|_| ReportFull)?;
         let from = self.at + open;
         self.close_run().map_err(|_| ReportFull)?;
-        self.buffer.copy_within(from..from + length, self.at);
+        self.move_down(from, length, self.at).map_err(|_| ReportFull)?;
         self.at += length;
         self.segments += 1;
         Ok(())
@@ -276,12 +278,13 @@ impl<'b> ReportWriter<'b> {
         let Some(run) = self.run.take() else { return Ok(()) };
         let capacity = self.buffer.len();
         let start = self.at + RUN_HEAD_MAX;
-        let length = run.finish(&mut self.buffer[start..]).map_err(|_| TooLong { capacity })?;
-        let head = cbor::encode(&mut self.buffer[self.at..start], |e| {
+        let too_long = TooLong { capacity };
+        let length = run.finish(self.buffer.get_mut(start..).ok_or(too_long)?).map_err(|_| too_long)?;
+        let head = cbor::encode(self.buffer.get_mut(self.at..start).ok_or(too_long)?, |e| {
             e.bytes_len(length as u64)?;
             Ok(())
         })?;
-        self.buffer.copy_within(start..start + length, self.at + head);
+        self.move_down(start, length, self.at + head)?;
         self.at += head + length;
         Ok(())
     }
@@ -300,12 +303,21 @@ impl<'b> ReportWriter<'b> {
             e.array(items)?.u32(v.ring)?.u32(v.first)?.u32(v.count)?.u16(v.boot)?.u64(v.sent_ms)?.u8(v.version)?;
             Ok(())
         })?;
-        self.buffer.copy_within(HEAD_MAX..self.at, head);
-        let end = head + self.at - HEAD_MAX;
-        let crc = CRC.checksum(&self.buffer[..end]).to_be_bytes();
-        let tail = self.buffer.get_mut(end..end + CRC_ITEM).ok_or(TooLong { capacity })?;
-        tail[0] = 0x44;
-        tail[1..].copy_from_slice(&crc);
-        Ok(end + CRC_ITEM)
+        let length = self.at.saturating_sub(HEAD_MAX);
+        self.move_down(HEAD_MAX, length, head)?;
+        let (content, rest) = self.buffer.split_at_mut_checked(head + length).ok_or(TooLong { capacity })?;
+        let [c0, c1, c2, c3] = CRC.checksum(content).to_be_bytes();
+        *rest.first_chunk_mut::<CRC_ITEM>().ok_or(TooLong { capacity })? = [0x44, c0, c1, c2, c3];
+        Ok(head + length + CRC_ITEM)
+    }
+
+    /// Moves bytes towards the front.
+    fn move_down(&mut self, from: usize, length: usize, to: usize) -> Result<(), TooLong> {
+        let too_long = TooLong { capacity: self.buffer.len() };
+        for n in 0..length {
+            let byte = *self.buffer.get(from + n).ok_or(too_long)?;
+            *self.buffer.get_mut(to + n).ok_or(too_long)? = byte;
+        }
+        Ok(())
     }
 }

@@ -35,7 +35,16 @@ struct State {
     last: [Last; CHANNELS_MAX],
 }
 
+#[expect(clippy::indexing_slicing, reason = "a remainder is below the length")]
 impl State {
+    fn last(&self, channel: u8) -> &Last {
+        &self.last[usize::from(channel) % CHANNELS_MAX]
+    }
+
+    fn last_mut(&mut self, channel: u8) -> &mut Last {
+        &mut self.last[usize::from(channel) % CHANNELS_MAX]
+    }
+
     fn new(reference_ms: u64) -> Self {
         Self {
             t_ms: reference_ms,
@@ -102,7 +111,7 @@ fn write(nibbles: &mut NibbleWriter<'_>, state: &mut State, round: &Round) -> Re
     let interval_ms = round.t_ms.wrapping_sub(state.t_ms) as i64;
     let channels = round.readings.iter().fold(0u32, |mask, r| mask | 1 << (r.channel % 32));
     let changed = round.readings.iter().any(|r| {
-        let last = &state.last[usize::from(r.channel) % CHANNELS_MAX];
+        let last = state.last(r.channel);
         last.quality != r.quality || last.raw != r.raw.is_some()
     });
     let mut header = 0;
@@ -142,7 +151,7 @@ fn write(nibbles: &mut NibbleWriter<'_>, state: &mut State, round: &Round) -> Re
         }
     }
     for reading in &round.readings {
-        let last = &mut state.last[usize::from(reading.channel) % CHANNELS_MAX];
+        let last = state.last_mut(reading.channel);
         last.quality = reading.quality;
         last.raw = reading.raw.is_some();
         if matches!(reading.quality, Quality::Missing(_)) {
@@ -214,7 +223,7 @@ impl<'b> RoundsReader<'b> {
         if header & QUALITY != 0 {
             for channel in channels.clone() {
                 let unit = nibbles.unit()?;
-                let last = &mut state.last[usize::from(channel)];
+                let last = state.last_mut(channel);
                 last.raw = unit & RAW != 0;
                 last.quality = match unit & 7 {
                     0 => Quality::GOOD,
@@ -236,7 +245,7 @@ impl<'b> RoundsReader<'b> {
         (round.t_ms, round.config) = (state.t_ms, state.config);
         round.readings.clear();
         for channel in channels {
-            let last = &mut state.last[usize::from(channel)];
+            let last = state.last_mut(channel);
             let mut reading = Reading { channel, value: 0, raw: None, quality: last.quality };
             if !matches!(last.quality, Quality::Missing(_)) {
                 let step = i32_step(nibbles.signed()?)?;

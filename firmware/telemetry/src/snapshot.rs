@@ -34,7 +34,7 @@ impl Snapshot {
         let length = writer.finish(&mut packed).map_err(|_| too_long)?;
         cbor::encode(buffer, |e| {
             e.array(6)?.u8(crate::VERSION)?.u16(self.boot)?.u64(self.sent_ms)?;
-            e.bytes(&packed[..length])?.u8(self.actuators)?.u32(self.alarms)?;
+            e.bytes(packed.get(..length).unwrap_or_default())?.u8(self.actuators)?.u32(self.alarms)?;
             Ok(())
         })
     }
