@@ -254,6 +254,12 @@ impl<F: NorFlash> Node<F> {
         self.round_seq
     }
 
+    /// Until when its lines are free for others, µs since boot; `None` in the middle of a round.
+    /// For a host that looks for probes between rounds.
+    pub fn lines_rest_until_us(&self) -> Option<u64> {
+        if self.on { self.sampler.rests_until_us() } else { Some(u64::MAX) }
+    }
+
     /// Whether an actuator is to be on.
     pub fn is_on(&self, actuator: u8) -> bool {
         self.control.is_on(actuator)

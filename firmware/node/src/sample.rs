@@ -106,6 +106,11 @@ impl Sampler {
         self.taken.get(channel).copied().unwrap_or(Err(MissingReason::NotRead))
     }
 
+    /// When the next round begins; `None` in the middle of one.
+    pub(crate) fn rests_until_us(&self) -> Option<u64> {
+        self.began_us.is_none().then_some(self.next_us)
+    }
+
     /// A probe that does not take its settings; each is named once.
     pub(crate) fn refuser(&mut self) -> Option<u8> {
         let all = self.lines.iter_mut().flat_map(|line| (0u8..).zip(&mut line.told));

@@ -23,6 +23,12 @@ impl NodeName {
         heapless::String::try_from(name).map(Self).map_err(|_| InvalidNodeName)
     }
 
+    /// The name of a node that nobody has named yet: `unnamed`.
+    pub fn unnamed() -> Self {
+        // The room is that of the longest name.
+        Self(heapless::String::try_from("unnamed").unwrap_or_default())
+    }
+
     /// The name.
     pub fn as_str(&self) -> &str {
         &self.0
