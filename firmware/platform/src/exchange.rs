@@ -123,14 +123,29 @@ pub struct Glance {
     pub beats: u32,
 }
 
+/// What of an [`Exchange`] is large, and all zeros at first: apart from it, so that it costs RAM and no
+/// flash.
+pub struct Room {
+    outbox: Outbox,
+    image: Mutex<CriticalSectionRawMutex, ImageBuffer>,
+}
+
+impl Room {
+    /// An empty one.
+    #[expect(clippy::new_without_default, reason = "it is placed in a static")]
+    pub const fn new() -> Self {
+        Self { outbox: Outbox::new(), image: Mutex::new([0; IMAGE_BUFFER_BYTES]) }
+    }
+}
+
 /// What passes between the halves.
 pub struct Exchange {
     lines: [Line; BUSES_MAX],
-    pub(crate) outbox: Outbox,
+    pub(crate) outbox: &'static Outbox,
     pub(crate) down: Channel<CriticalSectionRawMutex, Message, DOWN_MAX>,
     connection: Blocking<CriticalSectionRawMutex, Cell<Connection>>,
     glance: Blocking<CriticalSectionRawMutex, Cell<Glance>>,
-    pub(crate) image: Mutex<CriticalSectionRawMutex, ImageBuffer>,
+    pub(crate) image: &'static Mutex<CriticalSectionRawMutex, ImageBuffer>,
     pub(crate) delivery: Signal<CriticalSectionRawMutex, Delivery>,
     pub(crate) delivered: Signal<CriticalSectionRawMutex, ()>,
     wanted: Blocking<CriticalSectionRawMutex, Cell<Wanted>>,
@@ -142,11 +157,10 @@ pub struct Exchange {
 
 impl Exchange {
     /// An empty one.
-    #[expect(clippy::new_without_default, reason = "it is placed in a static")]
-    pub const fn new() -> Self {
+    pub const fn new(room: &'static Room) -> Self {
         Self {
             lines: [Line::new(), Line::new()],
-            outbox: Outbox::new(),
+            outbox: &room.outbox,
             down: Channel::new(),
             connection: Blocking::new(Cell::new(Connection { number: 0, up: false })),
             glance: Blocking::new(Cell::new(Glance {
@@ -169,7 +183,7 @@ impl Exchange {
                 },
                 beats: 0,
             })),
-            image: Mutex::new([0; IMAGE_BUFFER_BYTES]),
+            image: &room.image,
             delivery: Signal::new(),
             delivered: Signal::new(),
             wanted: Blocking::new(Cell::new(Wanted { let_go: false, due: false })),

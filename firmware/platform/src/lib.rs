@@ -45,7 +45,7 @@ pub mod scan;
 pub mod supervise;
 
 pub use board::{Cable, Facts, Link, LinkError, NoParts, Parts, Pins, Watchdog};
-pub use exchange::Exchange;
+pub use exchange::{Exchange, Room};
 pub use half::{NodeHalf, Start, Started, start};
 pub use kept::Kept;
 pub use line::{Line, NoPin, Port, run_line};

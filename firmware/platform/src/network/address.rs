@@ -58,10 +58,13 @@ mod v6 {
         }
     }
 
-    /// A config that says nothing but the name servers.
-    pub(super) fn only_servers(settings: &Settings) -> ConfigV6 {
-        let address = Ipv6Cidr::new(core::net::Ipv6Addr::UNSPECIFIED, 128);
-        ConfigV6::Static(StaticConfigV6 { address, gateway: None, dns_servers: servers(settings) })
+    /// A config that says nothing but the name servers, where there are any.
+    pub(super) fn only_servers(settings: &Settings) -> Option<ConfigV6> {
+        let servers: Vec<_, 3> = servers(settings);
+        // The stack takes nothing but an address of somebody.
+        let address = Ipv6Cidr::new(core::net::Ipv6Addr::LOCALHOST, 128);
+        let config = StaticConfigV6 { address, gateway: None, dns_servers: servers };
+        (!config.dns_servers.is_empty()).then_some(ConfigV6::Static(config))
     }
 
     fn servers<const N: usize>(settings: &Settings) -> Vec<core::net::Ipv6Addr, N> {
@@ -83,12 +86,16 @@ pub fn first_config() -> Config {
 /// Takes on what the settings say.
 pub(crate) fn configure(stack: Stack<'_>, settings: &Settings) {
     // The stack keeps the name servers that it was told last while a config names none.
-    let address = Ipv4Cidr::new(core::net::Ipv4Addr::UNSPECIFIED, 32);
-    let servers = StaticConfigV4 { address, gateway: None, dns_servers: servers_v4(settings) };
-    stack.set_config_v4(ConfigV4::Static(servers));
+    let servers: Vec<_, 3> = servers_v4(settings);
+    if !servers.is_empty() {
+        let address = Ipv4Cidr::new(core::net::Ipv4Addr::LOCALHOST, 32);
+        stack.set_config_v4(ConfigV4::Static(StaticConfigV4 { address, gateway: None, dns_servers: servers }));
+    }
     #[cfg(feature = "ipv6")]
     {
-        stack.set_config_v6(v6::only_servers(settings));
+        if let Some(config) = v6::only_servers(settings) {
+            stack.set_config_v6(config);
+        }
         stack.set_config_v6(v6::config(settings));
     }
     stack.set_config_v4(v4(settings));

@@ -211,7 +211,7 @@ async fn send<T: Read + Write>(
     while let Some((up, _)) = exchange.outbox.first() {
         let topic = topic::up(&settings.name, up);
         let qos = if up == Up::Live { QoS::AtMostOnce } else { QoS::AtLeastOnce };
-        let publication = Publication::new(&topic, Oldest(&exchange.outbox)).qos(qos);
+        let publication = Publication::new(&topic, Oldest(exchange.outbox)).qos(qos);
         match with_timeout(WRITE_WITHIN, connection.publish(publication)).await {
             Ok(Ok(_)) => any = true,
             Ok(Err(PubError::Payload(()) | PubError::Session(Error::NotReady | Error::Resource(_))))
