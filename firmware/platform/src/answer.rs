@@ -181,6 +181,8 @@ impl<F: NorFlash, P: Pins, A: Parts, W: Watchdog> NodeHalf<F, P, A, W> {
             (number, crc, if runs { self.trial() } else { Trial::Stored })
         });
         Stored {
+            board: self.facts.board,
+            firmware: self.facts.firmware,
             name: name.map(|settings| settings.name),
             settings: settings.map(|(_, crc)| crc),
             config,

@@ -167,6 +167,10 @@ pub struct Tested {
 /// What is stored.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Stored {
+    /// The board.
+    pub board: &'static str,
+    /// Its firmware.
+    pub firmware: &'static str,
     /// Who the node is.
     pub name: Option<NodeName>,
     /// CRC of the settings image.

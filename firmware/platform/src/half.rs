@@ -100,6 +100,7 @@ pub struct NodeHalf<F: NorFlash + 'static, P, A, W> {
 
 /// Starts: reads settings and config, and boots the node core with them. Takes as long as the ring takes
 /// to be found in the flash.
+#[inline(never)]
 pub fn start<F: NorFlash, P: Pins, A: Parts, W: Watchdog>(start: Start<F, P, A, W>) -> Started<F, P, A, W> {
     let Start { exchange, flash, map, node, pins, parts, mut watchdog, kept, cause, facts, entropy } = start;
     let now_us = Instant::now().as_micros();
@@ -172,7 +173,7 @@ fn identity(settings: Option<&Settings>, facts: &Facts) -> Identity {
 
 impl<F: NorFlash, P: Pins, A: Parts, W: Watchdog> NodeHalf<F, P, A, W> {
     /// Runs for ever.
-    pub async fn run(mut self) -> ! {
+    pub async fn run(&mut self) -> ! {
         self.kept.enter(Stage::Run);
         loop {
             let wake_us = self.poll(Instant::now().as_micros());

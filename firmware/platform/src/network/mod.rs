@@ -4,7 +4,7 @@
 //! A board makes its embassy-net stack with [`first_config`], runs the stack's runner in a task, and
 //! [`Network::run`] in another.
 //!
-//! RAM, beside embassy-net's own 2–3 KB: [`Buffers`] (2,048 + 2,048 bytes for TCP, 1,536 for MQTT), the
+//! RAM, beside embassy-net's own 2–3 KB: [`Buffers`] (1,024 + 1,536 bytes for TCP, 1,536 for MQTT), the
 //! [`ImageBuffer`](crate::exchange::ImageBuffer) it shares with the console, and with `tls` 2 × 2.3 KB
 //! for records. [`SOCKETS`] sockets: DNS, DHCP, and the one connection.
 
@@ -54,13 +54,16 @@ const BUFFER_WITHIN: Duration = Duration::from_secs(10);
 /// Longest wait for the node half to look at a config.
 const DELIVERY_WITHIN: Duration = Duration::from_secs(30);
 
+/// TCP's receive window: receipts and orders are short, a config may take its time.
+const RX_BYTES: usize = 1_024;
+
 /// What a connection needs room for.
 #[derive(Debug)]
 pub struct Buffers {
     /// TCP's receive window.
-    rx: [u8; 2_048],
+    rx: [u8; RX_BYTES],
     /// What TCP has not been acknowledged: a report and a snapshot.
-    tx: [u8; 2_048],
+    tx: [u8; 1_536],
     mqtt: [u8; TX_BYTES],
     #[cfg(feature = "tls")]
     tls: tls::Buffers,
@@ -71,8 +74,8 @@ impl Buffers {
     #[expect(clippy::new_without_default, reason = "they are placed in a static")]
     pub const fn new() -> Self {
         Self {
-            rx: [0; 2_048],
-            tx: [0; 2_048],
+            rx: [0; RX_BYTES],
+            tx: [0; 1_536],
             mqtt: [0; TX_BYTES],
             #[cfg(feature = "tls")]
             tls: tls::Buffers::new(),
@@ -150,7 +153,7 @@ impl<L: Link> Network<L> {
     }
 
     /// Keeps the node connected for ever, or whenever something is due.
-    pub async fn run(mut self) -> ! {
+    pub async fn run(&mut self) -> ! {
         let mut pauses = Pauses::new();
         let batch = self.settings.radio == Radio::Batch;
         address::configure(self.stack, self.settings);
