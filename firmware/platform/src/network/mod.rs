@@ -11,6 +11,8 @@
 mod address;
 mod mqtt;
 mod pause;
+#[cfg(test)]
+mod tests;
 #[cfg(feature = "tls")]
 mod tls;
 
