@@ -11,7 +11,7 @@ use node::settings::{Ipv4, Ipv6, Link, Radio, Settings, TOKEN_BYTES};
 use telemetry::NodeName;
 use telemetry::mac::Key;
 use telemetry::topic::{Down, Up};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, DuplexStream, duplex};
 
 use super::mqtt::{self, Failure, Over};
 use crate::exchange::{Exchange, Room};
@@ -37,9 +37,9 @@ fn exchange() -> &'static Exchange {
 }
 
 /// A server's end of a connection.
-struct Server(DuplexStream);
+struct Server<S = DuplexStream>(S);
 
-impl Server {
+impl<S: AsyncRead + AsyncWrite + Unpin> Server<S> {
     /// The next packet: its first byte and its body; `None` at the end.
     async fn packet(&mut self) -> Option<(u8, Vec<u8>)> {
         let first = self.0.read_u8().await.ok()?;
@@ -59,6 +59,7 @@ impl Server {
 
     async fn say(&mut self, bytes: &[u8]) {
         self.0.write_all(bytes).await.unwrap();
+        self.0.flush().await.unwrap();
     }
 
     /// CONNACK and SUBACK; what CONNECT and SUBSCRIBE said.
@@ -303,112 +304,4 @@ async fn a_connection_that_is_not_wanted_any_more_ends_with_a_farewell() {
     assert_eq!(last.map(|(first, _)| first), Some(0xe0));
 }
 
-mod tls {
-    use std::sync::Arc;
-
-    use rand_chacha::ChaCha20Rng;
-    use rand_chacha::rand_core::SeedableRng as _;
-    use sha2::Digest as _;
-    use tokio_rustls::TlsAcceptor;
-    use tokio_rustls::rustls::ServerConfig;
-    use tokio_rustls::rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
-
-    use super::*;
-    use crate::network::Setback;
-    use crate::network::tls::{Buffers, open};
-
-    struct Gateway {
-        config: Arc<ServerConfig>,
-        pin: [u8; 32],
-    }
-
-    /// A gateway's TLS, as `gateway/src/endpoint` makes it.
-    fn gateway(algorithm: &'static rcgen::SignatureAlgorithm) -> Gateway {
-        let key = rcgen::KeyPair::generate_for(algorithm).unwrap();
-        let certificate = rcgen::CertificateParams::new(["gateway.farm".into()]).unwrap().self_signed(&key).unwrap();
-        let pin = sha2::Sha256::digest(rcgen::PublicKeyData::subject_public_key_info(&key)).into();
-        let provider = Arc::new(tokio_rustls::rustls::crypto::ring::default_provider());
-        let mut config = ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_no_client_auth()
-            .with_single_cert(
-                vec![certificate.der().clone()],
-                PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der())),
-            )
-            .unwrap();
-        config.max_fragment_size = Some(2_048);
-        Gateway { config: Arc::new(config), pin }
-    }
-
-    /// What comes of a handshake with that pin, and of an echo over it.
-    async fn echo(gateway: &Gateway, pin: [u8; 32], message: &[u8]) -> Result<Vec<u8>, Setback> {
-        // A pipe narrower than a record: each is read and written in pieces.
-        let (near, far) = duplex(700);
-        let acceptor = TlsAcceptor::from(Arc::clone(&gateway.config));
-        let server = async {
-            let Ok(mut stream) = acceptor.accept(far).await else { return };
-            let mut bytes = [0; 4_096];
-            while let Ok(count @ 1..) = stream.read(&mut bytes).await {
-                if stream.write_all(&bytes[..count]).await.is_err() || stream.flush().await.is_err() {
-                    return;
-                }
-            }
-        };
-        let client = async {
-            let (mut buffers, busy) = (Box::new(Buffers::new()), mqtt::Busy::new(false));
-            let mut rng = ChaCha20Rng::from_seed([7; 32]);
-            let mut tls = open(FromTokio::new(near), &busy, &pin, &mut rng, &mut buffers).await?;
-            assert!(!busy.get());
-            let mut answer = Vec::new();
-            for part in message.chunks(1_000) {
-                embedded_io_async::Write::write_all(&mut tls, part).await.unwrap();
-                embedded_io_async::Write::flush(&mut tls).await.unwrap();
-                let mut bytes = vec![0; part.len()];
-                embedded_io_async::Read::read_exact(&mut tls, &mut bytes).await.unwrap();
-                assert!(!busy.get(), "whole records only");
-                answer.extend(bytes);
-            }
-            Ok(answer)
-        };
-        let (answer, ()) = tokio::join!(client, server);
-        answer
-    }
-
-    #[tokio::test]
-    async fn a_handshake_with_the_pinned_gateway_carries_what_is_said() {
-        let gateway = gateway(&rcgen::PKCS_ECDSA_P256_SHA256);
-        let message: Vec<u8> = (0..10_000).map(|n| n as u8).collect();
-        assert_eq!(echo(&gateway, gateway.pin, &message).await, Ok(message));
-    }
-
-    #[tokio::test]
-    async fn a_gateway_with_another_key_is_refused_whatever_its_certificate_says() {
-        let (pinned, other) = (gateway(&rcgen::PKCS_ECDSA_P256_SHA256), gateway(&rcgen::PKCS_ECDSA_P256_SHA256));
-        assert_eq!(echo(&other, pinned.pin, b"x").await, Err(Setback::Pin));
-        for bit in [0, 100, 255] {
-            let mut pin = pinned.pin;
-            pin[bit / 8] ^= 1 << (bit % 8);
-            assert_eq!(echo(&pinned, pin, b"x").await, Err(Setback::Pin), "bit {bit}");
-        }
-    }
-
-    #[tokio::test]
-    async fn a_key_of_another_kind_is_refused_even_when_it_is_pinned() {
-        let gateway = gateway(&rcgen::PKCS_ED25519);
-        assert_eq!(echo(&gateway, gateway.pin, b"x").await, Err(Setback::Tls));
-    }
-
-    #[tokio::test]
-    async fn a_server_that_is_no_tls_or_falls_silent_is_refused() {
-        for nonsense in [&b"\x20\x03\0\0\0"[..], b"\x15\x03\x03\0\x02\x02\x28", b"HTTP/1.1 400\r\n\r\n", b""] {
-            let (near, mut far) = duplex(4_096);
-            far.write_all(nonsense).await.unwrap();
-            far.shutdown().await.unwrap();
-            let (mut buffers, busy) = (Box::new(Buffers::new()), mqtt::Busy::new(false));
-            let mut rng = ChaCha20Rng::from_seed([7; 32]);
-            let opened = open(FromTokio::new(near), &busy, &[1; 32], &mut rng, &mut buffers).await;
-            assert_eq!(opened.map(|_| ()), Err(Setback::Tls), "{nonsense:?}");
-        }
-    }
-}
+mod tls;
