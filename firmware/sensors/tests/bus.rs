@@ -247,6 +247,27 @@ fn every_prefix_and_every_bit_flip_of_an_answer_ends_without_a_value() {
 }
 
 #[test]
+fn coils_are_written_and_read_back_over_a_bad_line() {
+    let write = Request::write_coils(1, 0, 8, 0x41).unwrap();
+    let read = Request::read_coils(1, 0, 8).unwrap();
+    let confirmed = [0x01, 0x0F, 0x00, 0x00, 0x00, 0x08, 0x54, 0x0D];
+    let coils = [0x01, 0x01, 0x01, 0x41, 0x91, 0xB8];
+    // The first confirmation is lost, and the adapter hears itself: what it hears is no answer.
+    let echoing = Settings { echo: true, ..SETTINGS };
+    for settings in [SETTINGS, echoing] {
+        let mut line =
+            Line::answering([vec![], vec![(5_000, confirmed.to_vec())], vec![], vec![(5_000, coils.to_vec())]]);
+        line.echo = settings.echo;
+        assert_eq!(run(&mut line, write.clone(), settings).0, Ok(vec![]));
+        assert_eq!(run(&mut line, read.clone(), settings).0, Ok(vec![0x41]));
+        assert_eq!(line.sent.len(), 4);
+        let mut deaf = Line { echo: settings.echo, ..Line::default() };
+        assert!(run(&mut deaf, write.clone(), settings).0.is_err());
+        assert!(run(&mut deaf, read.clone(), settings).0.is_err());
+    }
+}
+
+#[test]
 fn a_broadcast_is_sent_once_and_given_time_to_be_obeyed() {
     let mut line = Line::default();
     let request = Request::write_single(0, 0x07D0, 5).unwrap();

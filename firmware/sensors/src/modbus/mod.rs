@@ -22,6 +22,8 @@ pub use bus::{Bus, RunError, run_transaction};
 pub use crc::crc16;
 pub use error::ModbusError;
 pub use line::{LineSettings, Parity};
-pub use request::{READ_COUNT_MAX, REQUEST_LEN_MAX, ReadFunction, Request, RequestError, WRITE_COUNT_MAX};
+pub use request::{
+    COIL_COUNT_MAX, READ_COUNT_MAX, REQUEST_LEN_MAX, ReadFunction, Request, RequestError, WRITE_COUNT_MAX, coil,
+};
 pub use response::{RESPONSE_LEN_MAX, Scan, classify, scan};
 pub use transaction::{QUIET_CHARS_MAX, RETRIES_MAX, Settings, Step, TURNAROUND_US, Transaction, slot_us_max};

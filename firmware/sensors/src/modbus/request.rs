@@ -1,4 +1,4 @@
-//! Requests: functions 03, 04, 06 and 16.
+//! Requests: functions 01, 03, 04, 05, 06, 15 and 16.
 
 use heapless::Vec;
 
@@ -9,6 +9,9 @@ pub const READ_COUNT_MAX: u8 = 125;
 /// Most registers of one write here. The protocol allows 123; no supported probe's setting is
 /// longer than a 32-bit word, and the frame lives in the node's RAM.
 pub const WRITE_COUNT_MAX: usize = 8;
+/// Most coils of one read or write here. The protocol allows 2000 and 1968; relay boards have at
+/// most this many.
+pub const COIL_COUNT_MAX: u8 = 32;
 /// Longest request frame, bytes: address, function, start, count, byte count, values, CRC.
 pub const REQUEST_LEN_MAX: usize = 9 + 2 * WRITE_COUNT_MAX;
 
@@ -49,7 +52,10 @@ pub enum RequestError {
     /// Reads take 1…[`READ_COUNT_MAX`], writes 1…[`WRITE_COUNT_MAX`] registers.
     #[error("count of {0} registers")]
     Count(usize),
-    /// The last register lies beyond 65535.
+    /// Reads and writes take 1…[`COIL_COUNT_MAX`] coils.
+    #[error("count of {0} coils")]
+    Coils(u8),
+    /// The last register, or coil, lies beyond 65535.
     #[error("registers beyond 65535")]
     Range,
 }
@@ -81,6 +87,50 @@ impl Request {
         push(&mut frame, &[address, function.code()]);
         push(&mut frame, &start.to_be_bytes());
         push(&mut frame, &u16::from(count).to_be_bytes());
+        Ok(Self::sealed(frame))
+    }
+
+    /// Reads `count` coils from `start` (function 01).
+    pub fn read_coils(address: u8, start: u16, count: u8) -> Result<Self, RequestError> {
+        if address == Self::BROADCAST || address > Self::ADDRESS_MAX {
+            return Err(RequestError::Address(address));
+        }
+        check_coils(start, count)?;
+        let mut frame = Vec::new();
+        push(&mut frame, &[address, READ_COILS]);
+        push(&mut frame, &start.to_be_bytes());
+        push(&mut frame, &u16::from(count).to_be_bytes());
+        Ok(Self::sealed(frame))
+    }
+
+    /// Writes one coil (function 05).
+    pub fn write_coil(address: u8, coil: u16, closed: bool) -> Result<Self, RequestError> {
+        if address > Self::ADDRESS_MAX {
+            return Err(RequestError::Address(address));
+        }
+        let mut frame = Vec::new();
+        push(&mut frame, &[address, 5]);
+        push(&mut frame, &coil.to_be_bytes());
+        // Application protocol §6.5: nothing else is a state.
+        push(&mut frame, &[if closed { 0xFF } else { 0 }, 0]);
+        Ok(Self::sealed(frame))
+    }
+
+    /// Writes `count` coils from `start` (function 15): bit n of `closed` is the `n`th of them.
+    pub fn write_coils(address: u8, start: u16, count: u8, closed: u32) -> Result<Self, RequestError> {
+        if address > Self::ADDRESS_MAX {
+            return Err(RequestError::Address(address));
+        }
+        check_coils(start, count)?;
+        let bytes = usize::from(count.div_ceil(8));
+        // Bits beyond the last coil are zero (application protocol §6.11).
+        let closed = closed & u32::MAX >> (u32::from(COIL_COUNT_MAX) - u32::from(count));
+        let mut frame = Vec::new();
+        push(&mut frame, &[address, 15]);
+        push(&mut frame, &start.to_be_bytes());
+        push(&mut frame, &u16::from(count).to_be_bytes());
+        push(&mut frame, &[bytes as u8]);
+        push(&mut frame, closed.to_le_bytes().get(..bytes).unwrap_or_default());
         Ok(Self::sealed(frame))
     }
 
@@ -141,18 +191,24 @@ impl Request {
         self.byte(1)
     }
 
-    /// Whether it reads registers (and so cannot be taken for its own echo).
+    /// Whether it reads (and so cannot be taken for its own echo).
     pub fn is_read(&self) -> bool {
-        ReadFunction::from_code(self.function()).is_some()
+        self.function() == READ_COILS || ReadFunction::from_code(self.function()).is_some()
+    }
+
+    /// Data bytes of a good answer to a read: two a register, one for eight coils.
+    fn data_len(&self) -> u8 {
+        let count = self.byte(5);
+        if self.function() == READ_COILS { count.div_ceil(8) } else { count.saturating_mul(2) }
     }
 
     /// First bytes that a good answer has, by which it is told from everything else.
     pub(super) fn answer_head(&self) -> Vec<u8, 6> {
         let mut head = Vec::new();
         let wanted: &[u8] = if self.is_read() {
-            &[self.address(), self.function(), self.byte(5) * 2]
+            &[self.address(), self.function(), self.data_len()]
         } else {
-            // Both writes are answered with the request's own first six bytes.
+            // Every write is answered with the request's own first six bytes.
             self.frame.get(..6).unwrap_or_default()
         };
         // At most six bytes by the two arms above.
@@ -165,7 +221,7 @@ impl Request {
         if self.address() == Self::BROADCAST {
             0
         } else if self.is_read() {
-            5 + usize::from(self.byte(5)) * 2
+            5 + usize::from(self.data_len())
         } else {
             8
         }
@@ -174,6 +230,21 @@ impl Request {
     fn byte(&self, at: usize) -> u8 {
         self.frame.get(at).copied().unwrap_or(0)
     }
+}
+
+/// Code of the function that reads coils.
+const READ_COILS: u8 = 1;
+
+fn check_coils(start: u16, count: u8) -> Result<(), RequestError> {
+    if count == 0 || count > COIL_COUNT_MAX {
+        return Err(RequestError::Coils(count));
+    }
+    start.checked_add(u16::from(count) - 1).map(drop).ok_or(RequestError::Range)
+}
+
+/// Whether the `n`th coil of a read is closed, from the answer's data; `None` beyond its end.
+pub fn coil(data: &[u8], n: u8) -> Option<bool> {
+    Some(data.get(usize::from(n / 8))? >> (n % 8) & 1 == 1)
 }
 
 /// Appends what the constructors have already bounded by [`REQUEST_LEN_MAX`].
@@ -220,7 +291,39 @@ mod tests {
     }
 
     #[test]
+    fn coils_are_read_and_written_with_the_frames_of_the_protocol_and_of_relay_boards() {
+        let cases: [(Request, &[u8]); 8] = [
+            // Examples of the application protocol §6.1, §6.5 and §6.11, sent to slave 17.
+            (Request::read_coils(17, 0x13, 19).unwrap(), &[17, 1, 0, 0x13, 0, 0x13, 0x8E, 0x92]),
+            (Request::write_coil(17, 0xAC, true).unwrap(), &[17, 5, 0, 0xAC, 0xFF, 0, 0x4E, 0x8B]),
+            (
+                Request::write_coils(17, 0x13, 10, 0x1CD).unwrap(),
+                &[17, 15, 0, 0x13, 0, 0x0A, 2, 0xCD, 0x01, 0xBF, 0x0B],
+            ),
+            // Printed in descriptions of eight-channel boards.
+            (Request::write_coil(1, 0, true).unwrap(), &[1, 5, 0, 0, 0xFF, 0, 0x8C, 0x3A]),
+            (Request::write_coil(1, 0, false).unwrap(), &[1, 5, 0, 0, 0, 0, 0xCD, 0xCA]),
+            (Request::write_coil(1, 3, true).unwrap(), &[1, 5, 0, 3, 0xFF, 0, 0x7C, 0x3A]),
+            (Request::read_coils(1, 0, 8).unwrap(), &[1, 1, 0, 0, 0, 8, 0x3D, 0xCC]),
+            (Request::write_coils(1, 0, 8, 0xFF).unwrap(), &[1, 15, 0, 0, 0, 8, 1, 0xFF, 0xBE, 0xD5]),
+        ];
+        for (request, wanted) in cases {
+            assert_eq!(request.bytes(), wanted);
+        }
+        assert_eq!(Request::write_coils(1, 0, 8, 0xFFFF_FFFF), Request::write_coils(1, 0, 8, 0xFF), "none beyond");
+        let lengths = [1u8, 8, 9, 16, 32].map(|count| Request::read_coils(1, 0, count).unwrap().answer_len());
+        assert_eq!(lengths, [6, 6, 7, 7, 9]);
+        assert_eq!(Request::write_coils(1, 0, 32, u32::MAX).unwrap().answer_len(), 8);
+    }
+
+    #[test]
     fn questions_nobody_can_answer_are_refused() {
+        assert_eq!(Request::read_coils(0, 0, 1), Err(RequestError::Address(0)));
+        assert_eq!(Request::write_coil(248, 0, true), Err(RequestError::Address(248)));
+        assert_eq!(Request::read_coils(1, 0, 0), Err(RequestError::Coils(0)));
+        assert_eq!(Request::read_coils(1, 0, 33), Err(RequestError::Coils(33)));
+        assert_eq!(Request::write_coils(1, 0, 33, 0), Err(RequestError::Coils(33)));
+        assert_eq!(Request::write_coils(1, 65_535, 2, 0), Err(RequestError::Range));
         assert_eq!(Request::read(0, Holding, 0, 1), Err(RequestError::Address(0)));
         assert_eq!(Request::read(248, Holding, 0, 1), Err(RequestError::Address(248)));
         assert_eq!(Request::read(1, Holding, 0, 0), Err(RequestError::Count(0)));

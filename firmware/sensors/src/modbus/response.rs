@@ -22,7 +22,7 @@ pub enum Scan {
         /// What the frame says.
         got: u16,
     },
-    /// The answer's registers lie at `start..end`; empty for a write.
+    /// The answer's registers, or coils, lie at `start..end`; empty for a write.
     Answer {
         /// First byte of the data.
         start: usize,
@@ -107,7 +107,7 @@ fn check(frame: &[u8]) -> Result<(), (u16, u16)> {
 mod tests {
     use std::vec::Vec;
 
-    use super::super::ReadFunction::Holding;
+    use super::super::{ReadFunction::Holding, coil};
     use super::*;
 
     const SOIL: [u8; 13] = [0x01, 0x03, 0x08, 0x02, 0x92, 0xFF, 0x9B, 0x03, 0xE8, 0x00, 0x38, 0x57, 0xB6];
@@ -199,7 +199,75 @@ mod tests {
         assert_eq!(classify(&request, &other_value), ModbusError::WrongContent);
     }
 
+    #[test]
+    fn coils_are_read_as_the_protocols_example_has_them() {
+        // Application protocol §6.1: outputs 20 to 38.
+        let request = Request::read_coils(17, 0x13, 19).unwrap();
+        let answer = sealed(&[17, 1, 3, 0xCD, 0x6B, 0x05]);
+        let Scan::Answer { start, end } = scan(&request, &answer) else { panic!() };
+        let coils: Vec<_> = (0..19).map(|n| coil(&answer[start..end], n).unwrap()).collect();
+        let wanted = "1011001111010110101";
+        assert_eq!(coils, wanted.chars().map(|bit| bit == '1').collect::<Vec<_>>());
+        assert_eq!(coil(&answer[start..end], 24), None);
+        for cut in 0..answer.len() {
+            assert_eq!(scan(&request, &answer[..cut]), Scan::Incomplete, "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn a_written_coil_is_confirmed_only_by_its_own_address_and_state() {
+        let one = Request::write_coil(1, 3, true).unwrap();
+        let many = Request::write_coils(1, 0, 8, 0x81).unwrap();
+        let confirmed = sealed(&[1, 15, 0, 0, 0, 8]);
+        for (request, answer) in [(&one, one.bytes()), (&many, &confirmed)] {
+            assert!(matches!(scan(request, answer), Scan::Answer { start, end } if start == end));
+            for cut in 0..answer.len() {
+                assert_eq!(scan(request, &answer[..cut]), Scan::Incomplete, "cut at {cut}");
+            }
+            for bit in 0..answer.len() * 8 {
+                let mut flipped = answer.to_vec();
+                flipped[bit / 8] ^= 1 << (bit % 8);
+                let found = scan(request, &flipped);
+                assert!(matches!(found, Scan::Incomplete | Scan::Damaged { .. }), "bit {bit} gave {found:?}");
+            }
+        }
+        for other in [Request::write_coil(1, 3, false), Request::write_coil(1, 2, true)] {
+            let other = other.unwrap();
+            assert_eq!(classify(&one, other.bytes()), ModbusError::WrongContent);
+        }
+        assert_eq!(classify(&many, &sealed(&[1, 15, 0, 0, 0, 7])), ModbusError::WrongContent);
+        assert_eq!(scan(&many, many.bytes()), Scan::Damaged { expected: 0x0D54, got: 0x8101 }, "its echo is none");
+        assert_eq!(scan(&one, &sealed(&[1, 0x85, 2])), Scan::Exception(2));
+        assert_eq!(scan(&many, &sealed(&[1, 0x8F, 4])), Scan::Exception(4));
+    }
+
+    #[test]
+    fn no_bit_flip_of_read_coils_is_an_answer() {
+        let request = Request::read_coils(1, 0, 8).unwrap();
+        let answer = sealed(&[1, 1, 1, 0x41]);
+        assert_eq!(answer[4..], [0x91, 0xB8], "as printed in a board's description");
+        assert_eq!(scan(&request, &answer), Scan::Answer { start: 3, end: 4 });
+        for bit in 0..answer.len() * 8 {
+            let mut flipped = answer.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            let found = scan(&request, &flipped);
+            assert!(matches!(found, Scan::Incomplete | Scan::Damaged { .. }), "bit {bit} gave {found:?}");
+        }
+    }
+
     proptest::proptest! {
+        #[test]
+        fn any_bytes_at_all_are_survived_where_coils_are_asked(
+            bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..600), count in 1u8..=32,
+        ) {
+            let request = Request::read_coils(1, 0, count).unwrap();
+            if let Scan::Answer { start, end } = scan(&request, &bytes) {
+                proptest::prop_assert_eq!(end - start, usize::from(count.div_ceil(8)));
+                proptest::prop_assert!(bytes.get(start..end).is_some());
+            }
+            let _ = classify(&request, &bytes);
+        }
+
         #[test]
         fn any_bytes_at_all_are_survived(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..600), count in 1u8..=125) {
             let request = ask(count);

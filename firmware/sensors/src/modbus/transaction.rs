@@ -67,7 +67,7 @@ pub enum Step {
     },
     /// Put [`Transaction::tx_bytes`] on the line now. Said once per attempt.
     Send,
-    /// Over; the line is free. After `Ok` a read's registers are in [`Transaction::data`].
+    /// Over; the line is free. After `Ok` a read's registers or coils are in [`Transaction::data`].
     Done(Result<(), ModbusError>),
 }
 
@@ -145,9 +145,17 @@ impl Transaction {
         &self.settings
     }
 
-    /// Register bytes of a good answer to a read, big-endian, two a register; empty before that.
+    /// Register bytes of a good answer to a read, big-endian, two a register, or [`coil`]s, eight a
+    /// byte; empty before that.
+    ///
+    /// [`coil`]: super::coil()
     pub fn data(&self) -> &[u8] {
         self.rx.get(self.data.0..self.data.1).unwrap_or_default()
+    }
+
+    /// Its outcome took more than one attempt.
+    pub fn was_repeated(&self) -> bool {
+        self.attempts_left < self.settings.retries()
     }
 
     /// The own question came back although the settings say that the adapter does not echo.
@@ -237,10 +245,12 @@ impl Transaction {
                 self.phase = Phase::Done(Ok(()));
                 if self.answer_owed {
                     // What came may answer the first question; then the slave is this slow, and
-                    // the answer to the last one takes as long again.
+                    // the answer to the last one takes as long again, and longer where its time
+                    // varies.
                     let slowness_us = now_us.saturating_sub(self.first_sent_us);
                     let patience_us = self.settings.window_us(&self.request);
-                    self.twin_until_us = Some(self.last_sent_us.saturating_add(slowness_us.max(patience_us)));
+                    self.twin_until_us =
+                        Some(self.last_sent_us.saturating_add(slowness_us.saturating_add(patience_us)));
                 }
             }
             Scan::Exception(code) => {
