@@ -252,3 +252,45 @@ fn supmea_leaves_compensation_to_the_node_and_hach_does_its_own() {
     assert_eq!(values(&samples), [8.082, 26.41, 98.0]);
     assert_eq!(profile.quantities().next().unwrap().compensated_by, CompensatedBy::Probe);
 }
+
+#[test]
+fn a_waveshare_board_is_spoken_to_with_the_frames_of_eight_channel_boards() {
+    let compiled = built_in("waveshare-relay-8ch");
+    let relay = compiled.profile().unwrap().relay().unwrap();
+    let write = relay.write_request(1, 0, 0xFF).unwrap();
+    assert_eq!(write.bytes(), [0x01, 0x0F, 0x00, 0x00, 0x00, 0x08, 0x01, 0xFF, 0xBE, 0xD5]);
+    let confirmed = [0x01, 0x0F, 0x00, 0x00, 0x00, 0x08, 0x54, 0x0D];
+    assert_eq!(scan(&write, &confirmed), Scan::Answer { start: 0, end: 0 });
+    let read = relay.read_request(1, 0).unwrap();
+    assert_eq!(read.bytes(), [0x01, 0x01, 0x00, 0x00, 0x00, 0x08, 0x3D, 0xCC]);
+    let Scan::Answer { start, end } = scan(&read, &[0x01, 0x01, 0x01, 0x41, 0x91, 0xB8]) else { panic!() };
+    assert_eq!((start, end), (3, 4));
+    let closed: Vec<_> = (0..8).filter(|n| relay.is_closed(0, *n, &[0x41]) == Some(true)).collect();
+    assert_eq!(closed, [0, 6]);
+    assert_eq!(relay.time_out, None);
+}
+
+#[test]
+fn a_wiren_board_module_is_told_its_safe_mode_in_seconds() {
+    let compiled = built_in("wb-mr6c");
+    let profile = compiled.profile().unwrap();
+    assert_eq!(profile.settings().line.stop_bits(), 2);
+    let relay = profile.relay().unwrap();
+    let time_out = relay.time_out.unwrap();
+    let raw = time_out.raw(30).unwrap();
+    assert_eq!(time_out.write_request(5, raw).unwrap().bytes()[..6], [5, 6, 0, 8, 0, 30]);
+    assert_eq!(time_out.read_request(5).unwrap().bytes()[..6], [5, 3, 0, 8, 0, 1]);
+    assert_eq!(relay.write_request(5, 0, 0b10_0001).unwrap().bytes()[..8], [5, 15, 0, 0, 0, 6, 1, 0x21]);
+}
+
+#[test]
+fn an_r421a08_is_commanded_and_asked_relay_by_relay() {
+    let compiled = built_in("r421a08");
+    let relay = compiled.profile().unwrap().relay().unwrap();
+    let on = relay.write_request(1, 0, 1).unwrap();
+    assert_eq!(on.bytes()[..6], [1, 6, 0, 1, 1, 0]);
+    assert_eq!(relay.write_request(1, 7, 0).unwrap().bytes()[..6], [1, 6, 0, 8, 2, 0]);
+    let read = relay.read_request(1, 7).unwrap();
+    assert_eq!(read.bytes()[..6], [1, 3, 0, 8, 0, 1]);
+    assert_eq!(relay.is_closed(7, 7, &[0, 1]), Some(true));
+}

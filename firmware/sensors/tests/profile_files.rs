@@ -50,7 +50,7 @@ fn every_built_in_profile_compiles_under_its_own_name() {
         let compiled = compile(text, name).unwrap();
         assert_eq!(&compiled.name, name);
         let profile = compiled.profile().unwrap();
-        assert!(profile.quantities().count() > 0);
+        assert_eq!(profile.quantities().count() > 0, profile.relay().is_none(), "{name}");
         assert!(compiled.bytes.len() <= PROFILE_LEN_MAX / 2, "{name}: {} bytes", compiled.bytes.len());
     }
 }
@@ -90,6 +90,11 @@ fn the_readmes_example_is_a_profile() {
     let (_, rest) = readme.split_once("```toml\n").unwrap();
     let (example, _) = rest.split_once("```").unwrap();
     assert_eq!(compile(example, "README.md").unwrap().name, "my-probe");
+    let (_, rest) = rest.split_once("```toml\n[relay]").unwrap();
+    let (example, _) = rest.split_once("```").unwrap();
+    let (head, _) = BASE.split_once("[[block]]").unwrap();
+    let compiled = compile(&format!("{head}[relay]{example}"), "README.md").unwrap();
+    assert_eq!(compiled.profile().unwrap().relay().unwrap().coils, 6);
 }
 
 #[test]
@@ -242,8 +247,8 @@ fn too_many_of_anything_is_refused_where_it_begins() {
 #[test]
 fn a_profile_of_a_newer_version_is_told_from_a_damaged_one() {
     let mut bytes = compile(BASE, "test.toml").unwrap().bytes;
-    bytes[1] = 2;
-    assert_eq!(Profile::decode(&bytes).unwrap_err(), ProfileError::NewerVersion(2));
+    bytes[1] = 3;
+    assert_eq!(Profile::decode(&bytes).unwrap_err(), ProfileError::NewerVersion(3));
     bytes[1] = 0;
     assert_eq!(Profile::decode(&bytes).unwrap_err(), ProfileError::Malformed);
 }
@@ -260,6 +265,18 @@ fn elements_that_a_later_writer_added_are_skipped() {
 /// Uses everything a decoded profile offers.
 fn exercise(profile: &Profile<'_>) {
     let data = [0xA5_u8; 250];
+    if let Some(relay) = profile.relay() {
+        for n in 0..relay.coils {
+            relay.write_request(1, n, 0xA5A5).unwrap();
+            relay.read_request(1, n).unwrap();
+            assert!(relay.is_closed(n, n, &data).is_some());
+        }
+        if let Some(time_out) = relay.time_out {
+            let raw = time_out.raw(time_out.max_s).unwrap();
+            time_out.read_request(1).unwrap();
+            time_out.write_request(1, raw).unwrap();
+        }
+    }
     for (index, block) in profile.blocks().enumerate() {
         profile.request(block, 1).unwrap();
         profile.convert(index, Ok(&data), |_, sample| {
@@ -276,7 +293,7 @@ fn exercise(profile: &Profile<'_>) {
 
 #[test]
 fn every_prefix_and_every_bit_flip_of_every_profile_is_survived() {
-    for (name, text) in compile::profiles() {
+    for (name, text) in compile::profiles().iter().chain(&[("test-board", BOARD)]) {
         let bytes = compile(text, name).unwrap().bytes;
         for cut in 0..bytes.len() {
             assert!(Profile::decode(&bytes[..cut]).is_err(), "{name} cut at {cut}");
@@ -301,6 +318,95 @@ fn the_binary_form_does_not_change_under_nodes_in_the_field() {
     let bytes = compile(BASE, "test.toml").unwrap().bytes;
     let hex: String = bytes.iter().map(|it| format!("{it:02x}")).collect();
     assert_eq!(hex, golden);
+}
+
+/// A relay board: everything that its table can say.
+const BOARD: &str = r#"
+name = "test-board"
+maker = "测试"
+title = { zh = "测试继电器", en = "test board" }
+verified = { by = "synthetic", source = "made up" }
+
+[line]
+address = 7
+baud = 9600
+
+[relay]
+coils = 4
+write = { function = 6, start = 1, on = 0x0100, off = 0x0200 }
+read = { function = 3, start = 1, on = 1 }
+time_out = { register = 40, function = 16, per_s = 10, min_s = 2, max_s = 600 }
+"#;
+
+#[test]
+fn a_relay_board_is_written_and_read_back_as_its_file_says() {
+    let compiled = compile(BOARD, "test.toml").unwrap();
+    let relay = compiled.profile().unwrap().relay().unwrap();
+    let bytes = |request: Result<sensors::modbus::Request, _>| request.unwrap().bytes()[..6].to_vec();
+    assert_eq!(bytes(relay.write_request(7, 2, 0b0100)), [7, 6, 0, 3, 1, 0]);
+    assert_eq!(bytes(relay.write_request(7, 3, 0b0100)), [7, 6, 0, 4, 2, 0]);
+    assert_eq!(bytes(relay.read_request(7, 3)), [7, 3, 0, 4, 0, 1]);
+    assert_eq!((relay.is_closed(3, 3, &[0, 1]), relay.is_closed(3, 3, &[0, 0])), (Some(true), Some(false)));
+    assert_eq!(relay.is_closed(3, 2, &[0, 1]), None, "one register says nothing of another coil");
+    let time_out = relay.time_out.unwrap();
+    assert_eq!([1, 2, 30, 600, 601].map(|s| time_out.raw(s)), [None, Some(20), Some(300), Some(6_000), None]);
+    let write = time_out.write_request(7, 300).unwrap();
+    assert_eq!(write.bytes()[..9], [7, 16, 0, 40, 0, 1, 2, 0x01, 0x2C]);
+    assert!(time_out.holds(300, &[0x01, 0x2C]) && !time_out.holds(300, &[0, 0]) && !time_out.holds(300, &[]));
+    assert!(relay.write_request(7, 4, 0).is_err(), "there is no fifth coil");
+    // Nobody would confirm a broadcast.
+    assert!(relay.write_request(0, 0, 0).is_err() && time_out.write_request(0, 300).is_err());
+
+    let all = BOARD.replace("function = 6, start = 1, on = 0x0100, off = 0x0200", "function = 15, start = 0");
+    let all = all.replace("function = 3, start = 1, on = 1", "function = 1, start = 0");
+    let compiled = compile(&all, "test.toml").unwrap();
+    let relay = compiled.profile().unwrap().relay().unwrap();
+    assert!(relay.writes_all_at_once() && relay.reads_all_at_once());
+    assert_eq!(relay.write_request(7, 0, 0xFFFA).unwrap().bytes()[..8], [7, 15, 0, 0, 0, 4, 1, 0x0A]);
+    let closed = |of| relay.is_closed(0, of, &[0x0A]);
+    assert_eq!([0, 1, 2, 3, 4].map(closed), [Some(false), Some(true), Some(false), Some(true), None]);
+}
+
+#[test]
+fn what_is_wrong_with_a_relay_board_is_named() {
+    let cases = [
+        (BOARD.replace("coils = 4", "coils = 17"), "test.toml:12:9: a board of 17 coils; use 1 to 16"),
+        (BOARD.replace("start = 1, on = 0x0100", "start = 65533, on = 0x0100"), "test.toml:13:9: the last coil lies"),
+        (BOARD.replace(", off = 0x0200", ""), "test.toml:13:9: it is not said how a coil is written; use function 5"),
+        (BOARD.replace("off = 0x0200", "off = 0x0100"), "test.toml:13:9: it is not said how a coil is written"),
+        (BOARD.replace("function = 6, start", "function = 5, start"), "test.toml:13:9: it is not said how a coil"),
+        (BOARD.replace(", on = 1 }", " }"), "test.toml:14:8: it is not said how a coil is read back; use function 1"),
+        (BOARD.replace("function = 3, start = 1", "function = 3, start = 65533"), "test.toml:14:8: the last coil"),
+        (BOARD.replace("function = 16, per_s", "function = 5, per_s"), "test.toml:15:12: function 5 does not write"),
+        (BOARD.replace("max_s = 600", "max_s = 6554"), "test.toml:15:12: this time-out cannot be; give min_s above 0"),
+        (BOARD.replace("min_s = 2", "min_s = 0"), "test.toml:15:12: this time-out cannot be"),
+        (BOARD.replace("coils = 4", "coils = 4\nhold = 1"), "test.toml:13:1: unknown field `hold`; expected one of"),
+        (
+            BASE.split_once("[[block]]").unwrap().0.to_string(),
+            "test.toml:2:8: the profile neither reads nor switches anything; add a [[block]]",
+        ),
+    ];
+    for (text, wanted) in cases {
+        let found = error(&text);
+        assert!(found.starts_with(wanted), "\n found {found}\nwanted {wanted}");
+    }
+}
+
+#[test]
+fn the_binary_form_of_a_relay_board_does_not_change_either() {
+    // Written by version 2. Do not change the bytes: a new form is a new version.
+    let golden = "8c026a746573742d626f617264071925800000\
+        1901f401\
+        808080\
+        890406011901001902000301018518\
+        28100a02190258";
+    let mut bytes = compile(BOARD, "test.toml").unwrap().bytes;
+    let hex: String = bytes.iter().map(|it| format!("{it:02x}")).collect();
+    assert_eq!(hex, golden);
+    // A later writer of the same version may add to it.
+    bytes[0] += 1;
+    bytes.push(0xF6);
+    assert_eq!(Profile::decode(&bytes).unwrap().relay().unwrap().coils, 4);
 }
 
 proptest::proptest! {

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! profile  = [version, name, address, baud, framing, warm_up_ms, response_ms, retries,
-//!             [* block], [* quantity], [* write], * later]
+//!             [* block], [* quantity], [* write], * later]          (version 1)
+//! profile  = [version, …, [* write], relay, * later]               (version 2)
 //! framing  = parity (0 none, 1 even, 2 odd) + 4 if two stop bits + 8 if the adapter echoes
 //! block    = [function, start, count]
 //! quantity = [property, block, offset, form, scale, add, flags, valid, trusted, sentinels, quality]
@@ -14,7 +15,12 @@
 //! quality  = null / [offset, otherwise, * (value, reason / null)]
 //! write    = [setting, register, 6 / 16, raw]
 //! raw      = fixed (unsigned) / factor (float32) / [* (value, register)]
+//! relay    = [coils, write, start, on, off, read, start, on, time_out]
+//! write    = 5 / 6 / 15, on and off: codes for 6, else 0
+//! read     = 1 / 3, on: code for 3, else 0
+//! time_out = null / [register, 6 / 16, units per second, min s, max s]
 //! ```
+//! A profile of version 2 may have no block and no quantity: a board that only switches.
 //! Elements may be added at the end of `profile` by later writers of the same version; they are
 //! skipped. Anything else is a new version.
 
@@ -23,13 +29,13 @@ use minicbor::{Decoder, data::Type};
 use telemetry::{MissingReason, Property};
 
 use super::{
-    BLOCKS_MAX, Block, CODES_MAX, CompensatedBy, ConfigWrite, Kind, NAME_LEN_MAX, Order, PROFILE_LEN_MAX,
-    PROFILE_VERSION, Profile, QUANTITIES_MAX, QualityRegister, Quantity, RawRange, RawValue, Scale, Sentinel, Setting,
-    WRITES_MAX,
+    BLOCKS_MAX, Block, CODES_MAX, CoilRead, CoilWrite, CompensatedBy, ConfigWrite, Kind, NAME_LEN_MAX, Order,
+    PROFILE_LEN_MAX, PROFILE_VERSION, Profile, QUANTITIES_MAX, QualityRegister, Quantity, RELAY_COILS_MAX, RawRange,
+    RawValue, Relay, RelayTimeOut, Scale, Sentinel, Setting, WRITES_MAX,
 };
 use crate::modbus::{LineSettings, Parity, RETRIES_MAX, ReadFunction, Request, Settings};
 
-/// Elements of a profile this version knows.
+/// Elements of a profile of version 1; one of version 2 has one more.
 const PROFILE_ELEMENTS: u64 = 11;
 /// Most elements a profile may have, so that skipping stays bounded.
 const PROFILE_ELEMENTS_MAX: u64 = 32;
@@ -96,7 +102,8 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Profile<'_>, ProfileError> {
     if version > PROFILE_VERSION {
         return Err(ProfileError::NewerVersion(version));
     }
-    if version == 0 || !(PROFILE_ELEMENTS..=PROFILE_ELEMENTS_MAX).contains(&elements) {
+    let known = PROFILE_ELEMENTS + u64::from(version >= 2);
+    if version == 0 || !(known..=PROFILE_ELEMENTS_MAX).contains(&elements) {
         return Err(ProfileError::Malformed);
     }
     let name = d.str()?;
@@ -125,7 +132,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Profile<'_>, ProfileError> {
         return Err(ProfileError::Impossible("number of retries"));
     }
     let blocks = items(&mut d, bytes, BLOCKS_MAX, "blocks", |d| block(d).map(drop))?;
-    if blocks.len() == 0 {
+    if blocks.len() == 0 && version < 2 {
         return Err(ProfileError::Impossible("lack of blocks"));
     }
     let quantities = items(&mut d, bytes, QUANTITIES_MAX, "quantities", |d| {
@@ -143,13 +150,14 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Profile<'_>, ProfileError> {
         }
     })?;
     let writes = items(&mut d, bytes, WRITES_MAX, "settings", |d| write(d).map(drop))?;
-    for _ in PROFILE_ELEMENTS..elements {
+    let relay = if version >= 2 { Some(relay(&mut d)?) } else { None };
+    for _ in known..elements {
         d.skip()?;
     }
     if d.position() != bytes.len() {
         return Err(ProfileError::Malformed);
     }
-    Ok(Profile { name, address, settings, warm_up_ms, blocks, quantities, writes })
+    Ok(Profile { name, address, settings, warm_up_ms, blocks, quantities, writes, relay })
 }
 
 pub(super) fn block(d: &mut Decoder<'_>) -> Result<Block, ProfileError> {
@@ -285,6 +293,56 @@ pub(super) fn write(d: &mut Decoder<'_>) -> Result<ConfigWrite, ProfileError> {
         _ => RawValue::Fixed(d.u16()?),
     };
     Ok(ConfigWrite { setting, register, multiple, raw })
+}
+
+fn relay(d: &mut Decoder<'_>) -> Result<Relay, ProfileError> {
+    if array(d)? != 9 {
+        return Err(ProfileError::Malformed);
+    }
+    let coils = d.u8()?;
+    if coils == 0 || coils > RELAY_COILS_MAX {
+        return Err(ProfileError::Impossible("number of coils"));
+    }
+    let (function, start, on, off) = (d.u8()?, d.u16()?, d.u16()?, d.u16()?);
+    let write = match function {
+        5 => CoilWrite::Single { start },
+        15 => CoilWrite::Multiple { start },
+        6 if on != off => CoilWrite::Register { start, on, off },
+        _ => return Err(ProfileError::Impossible("way to write coils")),
+    };
+    let (function, read_start, on) = (d.u8()?, d.u16()?, d.u16()?);
+    let read = match function {
+        1 => CoilRead::Coils { start: read_start },
+        3 => CoilRead::Registers { start: read_start, on },
+        _ => return Err(ProfileError::Impossible("way to read coils")),
+    };
+    for start in [start, read_start] {
+        start.checked_add(u16::from(coils) - 1).ok_or(ProfileError::Impossible("address of coils"))?;
+    }
+    let time_out = match d.datatype()? {
+        Type::Null => {
+            d.null()?;
+            None
+        }
+        _ => Some(time_out(d)?),
+    };
+    Ok(Relay { coils, write, read, time_out })
+}
+
+fn time_out(d: &mut Decoder<'_>) -> Result<RelayTimeOut, ProfileError> {
+    if array(d)? != 5 {
+        return Err(ProfileError::Malformed);
+    }
+    let register = d.u16()?;
+    let multiple = match d.u8()? {
+        6 => false,
+        16 => true,
+        _ => return Err(ProfileError::Impossible("function of a time-out")),
+    };
+    let time_out = RelayTimeOut { register, multiple, per_s: d.u16()?, min_s: d.u16()?, max_s: d.u16()? };
+    let RelayTimeOut { per_s, min_s, max_s, .. } = time_out;
+    let sound = per_s > 0 && min_s > 0 && min_s <= max_s && max_s.checked_mul(per_s).is_some();
+    if sound { Ok(time_out) } else { Err(ProfileError::Impossible("range of a time-out")) }
 }
 
 /// Validates an array of at most `max` items and keeps where it lies.

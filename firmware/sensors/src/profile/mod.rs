@@ -1,11 +1,13 @@
-//! Modbus probes as data: which registers a probe has and what they mean.
+//! Modbus probes and relay boards as data: which registers a probe has and what they mean, how a
+//! board's coils are switched.
 //!
 //! A probe is described in a TOML file (`profiles/*.toml`), compiled on a host (feature `compile`)
 //! to a compact binary and carried in the node's config. Here the binary is validated once
 //! ([`Profile::decode`]) and then read in place: a profile costs no RAM beside its bytes.
 //!
 //! [`Slot`] reads one probe, block by block; [`Profile::convert`] turns a block's registers into
-//! values in the unit of the property table, or says why there is none.
+//! values in the unit of the property table, or says why there is none. [`Relay`] makes the
+//! requests of a relay board.
 //!
 //! Deliberately absent: calibration, compensation and quality tests (the node's), and anything
 //! that would need code for a new probe.
@@ -14,6 +16,7 @@ mod codec;
 #[cfg(feature = "compile")]
 pub mod compile;
 mod convert;
+mod relay;
 mod slot;
 
 use heapless::Vec;
@@ -23,10 +26,12 @@ use crate::modbus::{LineSettings, ReadFunction, Request, RequestError, Settings}
 
 pub use codec::ProfileError;
 pub use convert::Sample;
+pub use relay::{CoilRead, CoilWrite, RELAY_COILS_MAX, Relay, RelayTimeOut};
 pub use slot::{Slot, SlotStep, slot_ms_max};
 
-/// Version of the binary form that is written, and the only one that is read so far.
-pub const PROFILE_VERSION: u8 = 1;
+/// Newest version of the binary form. A profile is written in the oldest that says it all, so that
+/// an older program can read it: 1 for probes, 2 for relay boards.
+pub const PROFILE_VERSION: u8 = 2;
 /// Longest binary profile, bytes.
 pub const PROFILE_LEN_MAX: usize = 1_024;
 /// Longest name, bytes.
@@ -52,6 +57,7 @@ pub struct Profile<'b> {
     blocks: codec::Items<'b>,
     quantities: codec::Items<'b>,
     writes: codec::Items<'b>,
+    relay: Option<Relay>,
 }
 
 /// One read of consecutive registers.
@@ -322,6 +328,11 @@ impl<'b> Profile<'b> {
     /// The settings that can be written, at most [`WRITES_MAX`].
     pub fn writes(&self) -> impl Iterator<Item = ConfigWrite> + use<'b> {
         self.writes.iter().map_while(|mut d| codec::write(&mut d).ok())
+    }
+
+    /// What it switches; `None` for a probe.
+    pub fn relay(&self) -> Option<Relay> {
+        self.relay
     }
 
     /// The read of one block from the slave at `address`.

@@ -42,10 +42,13 @@ pub(super) struct Document {
     pub(super) line: Line,
     #[serde(default)]
     pub(super) timing: Timing,
+    #[serde(default)]
     pub(super) block: Vec<Spanned<Block>>,
+    #[serde(default)]
     pub(super) quantity: Vec<Spanned<Quantity>>,
     #[serde(default)]
     pub(super) write: Vec<Spanned<Write>>,
+    pub(super) relay: Option<Spanned<Relay>>,
 }
 
 #[derive(Deserialize)]
@@ -202,6 +205,42 @@ pub(super) struct Write {
     pub(super) value: Option<u16>,
     pub(super) scale: Option<f64>,
     pub(super) codes: Option<Vec<(u32, u16)>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Relay {
+    pub(super) coils: Spanned<u8>,
+    pub(super) write: Spanned<CoilWrite>,
+    pub(super) read: Spanned<CoilRead>,
+    pub(super) time_out: Option<Spanned<TimeOut>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct CoilWrite {
+    pub(super) function: u8,
+    pub(super) start: u16,
+    pub(super) on: Option<u16>,
+    pub(super) off: Option<u16>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct CoilRead {
+    pub(super) function: u8,
+    pub(super) start: u16,
+    pub(super) on: Option<u16>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct TimeOut {
+    pub(super) register: u16,
+    pub(super) function: Option<u8>,
+    pub(super) per_s: Option<u16>,
+    pub(super) min_s: u16,
+    pub(super) max_s: u16,
 }
 
 pub(super) fn parse(text: &str, file: &str) -> Result<Document, CompileError> {

@@ -9,6 +9,7 @@ use toml::Spanned;
 use super::{
     CompileError, Compiled,
     document::{Block, Document, Endian, Kind, Parity, Quality, Quantity, Reason, Sentinel, Side, Write},
+    relay,
 };
 use crate::{
     modbus::{self, LineSettings, ReadFunction, Request},
@@ -24,23 +25,23 @@ const RESPONSE_MS_MAX: u16 = 5_000;
 const WARM_UP_MS_MAX: u32 = 3_600_000;
 
 /// The file, for errors.
-struct Place<'t> {
+pub(super) struct Place<'t> {
     text: &'t str,
     file: &'t str,
 }
 
 impl Place<'_> {
-    fn error(&self, span: Range<usize>, what: impl Into<String>, right: &str) -> CompileError {
+    pub(super) fn error(&self, span: Range<usize>, what: impl Into<String>, right: &str) -> CompileError {
         let right = (!right.is_empty()).then(|| right.to_string());
         CompileError::at(self.text, self.file, Some(span), what, right)
     }
 }
 
-type Out = Encoder<Vec<u8>>;
+pub(super) type Out = Encoder<Vec<u8>>;
 
 pub(super) fn encode(document: Document, text: &str, file: &str) -> Result<Compiled, CompileError> {
     let place = Place { text, file };
-    let Document { name, maker, title, verified, line, timing, block, quantity, write } = document;
+    let Document { name, maker, title, verified, line, timing, block, quantity, write, relay } = document;
     let sound = |name: &str| name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
     if name.get_ref().is_empty() || name.get_ref().len() > NAME_LEN_MAX || !sound(name.get_ref()) {
         return Err(place.error(
@@ -79,10 +80,19 @@ pub(super) fn encode(document: Document, text: &str, file: &str) -> Result<Compi
     limit(&place, &quantity, QUANTITIES_MAX, "quantities")?;
     limit(&place, &write, WRITES_MAX, "settings to write")?;
 
+    if (block.is_empty() || quantity.is_empty()) && relay.is_none() {
+        return Err(place.error(
+            name.span(),
+            "the profile neither reads nor switches anything",
+            "add a [[block]] and a [[quantity]], or [relay]",
+        ));
+    }
+
     let mut out = Encoder::new(Vec::new());
     let done = (|| {
         let framing = parity_bits + ((stop_bits - 1) << 2) + (u8::from(line.echo) << 3);
-        out.array(11)?.u8(PROFILE_VERSION)?.str(name.get_ref())?;
+        let (elements, version) = if relay.is_some() { (12, PROFILE_VERSION) } else { (11, 1) };
+        out.array(elements)?.u8(version)?.str(name.get_ref())?;
         out.u8(*line.address.get_ref())?.u32(*line.baud.get_ref())?.u8(framing)?;
         out.u32(warm_up_ms)?.u16(response_ms)?.u8(retries)?;
         out.array(block.len() as u64)?;
@@ -96,6 +106,9 @@ pub(super) fn encode(document: Document, text: &str, file: &str) -> Result<Compi
         out.array(write.len() as u64)?;
         for it in &write {
             encode_write(&place, &mut out, it)?;
+        }
+        if let Some(it) = &relay {
+            relay::encode(&place, &mut out, it)?;
         }
         Ok(())
     })();
@@ -129,9 +142,9 @@ pub(super) fn encode(document: Document, text: &str, file: &str) -> Result<Compi
     })
 }
 
-type WriteFailure = minicbor::encode::Error<core::convert::Infallible>;
+pub(super) type WriteFailure = minicbor::encode::Error<core::convert::Infallible>;
 
-enum Failed {
+pub(super) enum Failed {
     Wrong(CompileError),
     Write(WriteFailure),
 }

@@ -7,6 +7,7 @@
 mod document;
 mod encode;
 mod error;
+mod relay;
 
 use std::{
     string::{String, ToString},
@@ -85,6 +86,9 @@ const BUILT_IN: &[(&str, &str)] = built_in![
     "xy-md02",
     "supmea-do7013",
     "hach-ldo-aqs",
+    "waveshare-relay-8ch",
+    "wb-mr6c",
+    "r421a08",
 ];
 
 /// Name and TOML text of every built-in profile.
