@@ -4,11 +4,12 @@
 //! The TOML that people write is the host's business; so is where the image is kept.
 
 mod image;
+mod lines;
 mod wiring;
 
 use heapless::Vec;
-use sensors::modbus::{Request, Settings, slot_us_max};
-use sensors::profile::{CompensatedBy, PROFILE_LEN_MAX, Profile, Setting, slot_ms_max};
+use sensors::modbus::{Request, Settings};
+use sensors::profile::{CompensatedBy, PROFILE_LEN_MAX, Profile, Relay, Setting};
 use telemetry::limits::{ACTUATORS_MAX, CHANNELS_MAX, UNRECEIPTED_RECORDS_MAX};
 use telemetry::{ActuatorKind, Property};
 
@@ -338,8 +339,8 @@ pub enum ConfigError {
     /// A probe names what does not exist.
     #[error("probe {0} names a bus, address or profile that does not exist")]
     Probe(u8),
-    /// The probes of this bus may take longer than the period.
-    #[error("the probes of bus {0} may take longer than a round lasts")]
+    /// The probes and relay boards of this bus may take longer than the period.
+    #[error("the probes and relay boards of bus {0} may take longer than a round lasts")]
     Slow(u8),
     /// A channel names what does not exist, or measures another property.
     #[error("the source of channel {0} does not exist or measures something else")]
@@ -394,6 +395,16 @@ pub enum ConfigError {
     /// A relay board that names what does not exist, or where a probe or another board is.
     #[error("relay board {0} names a bus, address, profile or time-out that cannot be")]
     RelayBoard(u8),
+    /// A relay board with the profile of a probe.
+    #[error("the profile of relay board {0} is of something that switches nothing")]
+    NoRelayBoard(u8),
+    /// A time-out that a relay board does not have, outside its range, or so short that the line
+    /// may keep the board waiting for a third of it.
+    #[error("relay board {0} has no such time-out, or its line may keep it waiting for a third of it")]
+    RelayTimeOut(u8),
+    /// A coil that its relay board does not have.
+    #[error("the output of actuator {0} is a coil that its relay board does not have")]
+    Coil(u8),
     /// An output that does not fit what it is driven through, or that another actuator has.
     #[error("the output of actuator {0} does not fit its drive, or is another's too")]
     Output(u8),
@@ -467,6 +478,13 @@ impl Config {
         Some((probe, profile, settings))
     }
 
+    /// A relay board, what its profile says of it, and how it is talked to.
+    pub fn relay(&self, index: u8) -> Option<(&RelayBoard, Relay, Settings)> {
+        let board = self.relays.get(usize::from(index))?;
+        let profile = Profile::decode(self.profile_bytes(board.profile)?).ok()?;
+        Some((board, profile.relay()?, profile.settings()))
+    }
+
     /// The `n`th setting that a probe which compensates oxygen itself has to be told, as a request.
     pub(crate) fn setting(&self, index: u8, n: u8) -> Option<(Request, Settings)> {
         let (probe, profile, settings) = self.probe(index)?;
@@ -496,20 +514,11 @@ impl Config {
         if let Some((name, _)) = ranges.into_iter().find(|(_, fine)| !fine) {
             return Err(ConfigError::Range(name));
         }
-        let mut busy_ms = [0u64; BUSES_MAX];
         for index in 0..self.probes.len() as u8 {
             let error = ConfigError::Probe(index);
-            let (probe, profile, settings) = self.probe(index).ok_or(error)?;
-            let busy = busy_ms.get_mut(usize::from(probe.bus)).ok_or(error)?;
-            if !(1..=247).contains(&probe.address) {
+            let (probe, ..) = self.probe(index).ok_or(error)?;
+            if usize::from(probe.bus) >= BUSES_MAX || !(1..=247).contains(&probe.address) {
                 return Err(error);
-            }
-            *busy += u64::from(slot_ms_max(&profile, &settings));
-            // In one round at most two settings are told.
-            *busy +=
-                (0..2).filter_map(|n| self.setting(index, n)).map(|(r, s)| slot_us_max(&r, &s) / 1_000).sum::<u64>();
-            if *busy > u64::from(self.period_s) * 1_000 {
-                return Err(ConfigError::Slow(probe.bus));
             }
         }
         for (index, channel) in (0u8..).zip(&self.channels) {
@@ -521,7 +530,8 @@ impl Config {
         for (index, interlock) in (0u8..).zip(&self.interlocks) {
             self.validate_interlock(index, interlock)?;
         }
-        self.validate_wiring()
+        self.validate_wiring()?;
+        self.validate_lines()
     }
 
     /// The channels that control looks at, some more than once.

@@ -308,7 +308,7 @@ impl Control {
                 Alarm::Ineffective => state.on && state.rise.is_some_and(|(_, since_ms)| now.ms >= since_ms + RISE_MS),
                 Alarm::Manual => state.manual.is_some(),
                 Alarm::Calibrating => actuator.is_calibrated_by(now.calibrating),
-                Alarm::Storage | Alarm::MainsLost => false,
+                Alarm::Storage | Alarm::MainsLost | Alarm::RelayBoard => false,
             }
         })
     }

@@ -52,6 +52,7 @@ mod judge;
 mod node;
 pub mod quality;
 mod random;
+pub mod relay;
 pub mod ring;
 pub mod sample;
 pub mod session;

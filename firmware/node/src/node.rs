@@ -11,9 +11,9 @@ use telemetry::record::{ActuatorDescription, ChannelDescription, Description, Ev
 use telemetry::session::{Command, Order};
 use telemetry::snapshot::Snapshot;
 use telemetry::topic::{Down, Up};
-use telemetry::{Alarm, Flag, MissingReason, NodeName, Property, Quality, Record, Tests};
+use telemetry::{ActuatorKind, Alarm, Flag, MissingReason, NodeName, Property, Quality, Record, Tests};
 
-use crate::config::{Actuator, Channel, Config, ConfigError, Source};
+use crate::config::{Actuator, Channel, Config, ConfigError, Output, Source};
 use crate::control::{Change, Control, Now, Refusal};
 use crate::judge::Judge;
 use crate::ring::{Overwritten, Ring};
@@ -39,13 +39,17 @@ const PART_FLASH: u8 = 1;
 /// Part number of a probe that does not take its settings, in a fault's event.
 const PART_PROBE: u8 = 2;
 
+/// Part number of a relay board that had forgotten its time-out, in a fault's event.
+const PART_RELAY_BOARD: u8 = 3;
+
 /// What the host gives. Nothing of it may wait.
 pub trait Io: Lines {
     /// A round begins: start what takes time on I2C, so that [`Io::direct`] has it at its end.
     fn round_begins(&mut self) {}
     /// The value of a direct input in its channel's unit, taken in this round.
     fn direct(&mut self, input: u8) -> Result<f32, MissingReason>;
-    /// Switches an actuator. Also called when nothing changed, once a round.
+    /// Switches an actuator. Also called when nothing changed, once a round. Not called for a coil of
+    /// a relay board: the node writes that itself, and reads it back.
     fn switch(&mut self, actuator: u8, on: bool);
     /// Publishes on the node's own up topic; `false` when there is no room now.
     fn publish(&mut self, channel: Up, payload: &[u8]) -> bool;
@@ -201,7 +205,7 @@ impl<F: NorFlash> Node<F> {
         // when on is on already: a dead controller leaves it on.
         let cold = matches!(cause, RestartCause::Power | RestartCause::BrownOut | RestartCause::Unknown);
         self.control.restart(&self.config, now_ms, seed, if cold { 0 } else { u8::MAX });
-        self.sampler.restart(now_us);
+        self.sampler.restart(&self.config, now_us);
         (self.round.t_ms, self.round.config) = (0, 0);
         self.round.readings.clear();
         (self.round_seq, self.described) = (None, None);
@@ -357,7 +361,7 @@ impl<F: NorFlash> Node<F> {
         self.control.restart(&self.config, now_ms, self.seed, running);
         self.calibrating = (0, 0);
         self.judge.restart(&self.config);
-        self.sampler.restart(now_us);
+        self.sampler.restart(&self.config, now_us);
         self.outputs_due = true;
         let digest = i64::from(self.config.digest());
         self.tell(now_ms, EventCode::ConfigApplied, 0, i64::from(self.config.number), digest);
@@ -495,11 +499,13 @@ impl<F: NorFlash> Node<F> {
         // What goes off goes before what comes on: two that exclude each other never overlap.
         let changes = steered.changes.get(told..).unwrap_or_default();
         for on in [false, true] {
-            changes.iter().filter(|change| change.on == on).for_each(|change| io.switch(change.actuator, on));
+            for change in changes.iter().filter(|change| change.on == on) {
+                switch(&self.config, &mut self.sampler, io, change.actuator, on);
+            }
         }
         if self.outputs_due {
             for actuator in 0..self.config.actuators.len() as u8 {
-                io.switch(actuator, self.control.is_on(actuator));
+                switch(&self.config, &mut self.sampler, io, actuator, self.control.is_on(actuator));
             }
             self.outputs_due = false;
         }
@@ -551,16 +557,26 @@ impl<F: NorFlash> Node<F> {
         if let Some(probe) = self.sampler.refuser() {
             self.tell(now_ms, EventCode::Fault, PART_PROBE, i64::from(probe), 0);
         }
+        if let Some(board) = self.sampler.relays_mut().forgetful() {
+            self.tell(now_ms, EventCode::Fault, PART_RELAY_BOARD, i64::from(board), 0);
+        }
     }
 
     /// Raises and clears alarms.
     #[inline(never)]
     fn assess(&mut self, now_ms: u64) {
         let now = self.now(now_ms);
+        let relays = self.sampler.relays();
+        let differing = relays.differing(&self.config);
+        let aerators = (0u8..).zip(&self.config.actuators).filter(|(_, it)| it.kind == ActuatorKind::Aerator);
+        let aerating = aerators.fold(0, |bits, (n, _)| bits | 1u8 << (n % 8)) & self.control.bits();
         for alarm in Alarm::ALL {
             let concerned = match alarm {
                 Alarm::Storage => u8::from(self.storage_fails),
                 Alarm::MainsLost => u8::from(self.is_mains_lost()),
+                Alarm::RelayBoard => relays.unsure(&self.config),
+                Alarm::NotRunning => self.control.concerned(&self.config, &now, alarm) | differing & aerating,
+                Alarm::Unproven => self.control.concerned(&self.config, &now, alarm) | differing & !aerating,
                 _ => self.control.concerned(&self.config, &now, alarm),
             };
             if let Some(place) = self.alarms.get_mut(alarm as usize) {
@@ -749,6 +765,14 @@ impl<F: NorFlash> Node<F> {
             Some(Err(_)) => self.storage_fails = true,
             None => {}
         }
+    }
+}
+
+/// Switches an actuator where its output is.
+fn switch(config: &Config, sampler: &mut Sampler, io: &mut impl Io, actuator: u8, on: bool) {
+    match config.actuators.get(usize::from(actuator)).map(|actuator| actuator.output) {
+        Some(Output::Coil { relay, coil, inverted }) => sampler.relays_mut().set(relay, coil, on != inverted),
+        _ => io.switch(actuator, on),
     }
 }
 

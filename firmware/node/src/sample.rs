@@ -1,6 +1,9 @@
 //! Rounds: every probe of every line gets its turn, one at a time per line, and a dead one costs
 //! its own turn only.
 //!
+//! In between, also outside rounds, relay boards have their slots: one that has something to be
+//! switched is the next on its line, the others take turns with the probes.
+//!
 //! Before its first reading, a probe that compensates oxygen itself is told the config's salinity
 //! and air pressure; one that does not take them is asked all the same, and the node says so.
 //!
@@ -12,7 +15,8 @@ use sensors::profile::{Sample, Slot, SlotStep};
 use telemetry::MissingReason;
 use telemetry::limits::CHANNELS_MAX;
 
-use crate::config::{BUSES_MAX, Config, PROBES_MAX, Source};
+use crate::config::{BUSES_MAX, Config, PROBES_MAX, RELAYS_MAX, Source};
+use crate::relay::Relays;
 
 /// Bytes taken off a line at once.
 const CHUNK: usize = 64;
@@ -45,6 +49,8 @@ enum Turn {
     Tell(Transaction),
     /// Reads it.
     Read(Slot),
+    /// Talks to a relay board.
+    Relay(Transaction),
 }
 
 /// How far a probe has been told its settings.
@@ -60,7 +66,12 @@ impl Told {
 
 #[derive(Debug)]
 struct Line {
+    /// Whose turn it is, a probe's or a relay board's.
     turn: Option<(u8, Turn)>,
+    /// The probe that is next in this round; none when it is through.
+    next: Option<u8>,
+    /// The last slot was a relay board's.
+    relayed: bool,
     told: [Told; PROBES_MAX],
 }
 
@@ -71,6 +82,7 @@ pub(crate) struct Sampler {
     began_us: Option<u64>,
     direct_us: u64,
     lines: [Line; BUSES_MAX],
+    relays: Relays,
     /// By channel; empty before the first round.
     taken: Vec<Taken, CHANNELS_MAX>,
 }
@@ -88,17 +100,29 @@ impl Sampler {
     /// The first round begins at `first_us`.
     pub(crate) const fn new(first_us: u64) -> Self {
         let lines = [Line::new(), Line::new()];
-        Self { next_us: first_us, began_us: None, direct_us: 0, lines, taken: Vec::new() }
+        let relays = Relays::new();
+        Self { next_us: first_us, began_us: None, direct_us: 0, lines, relays, taken: Vec::new() }
     }
 
     /// As new: the first round begins at `first_us`.
-    pub(crate) fn restart(&mut self, first_us: u64) {
+    pub(crate) fn restart(&mut self, config: &Config, first_us: u64) {
         (self.next_us, self.began_us, self.direct_us) = (first_us, None, 0);
         for line in &mut self.lines {
-            line.turn = None;
+            (line.turn, line.next) = (None, None);
             line.told.fill(Told::NOTHING);
         }
+        self.relays.restart(config, first_us);
         self.taken.clear();
+    }
+
+    /// The relay boards, to look at.
+    pub(crate) fn relays(&self) -> &Relays {
+        &self.relays
+    }
+
+    /// The relay boards.
+    pub(crate) fn relays_mut(&mut self) -> &mut Relays {
+        &mut self.relays
     }
 
     /// What the source of a channel gave in the round that is over.
@@ -121,33 +145,27 @@ impl Sampler {
 
     /// Moves on. `begin` is called when a round begins.
     pub(crate) fn poll(&mut self, config: &Config, now_us: u64, io: &mut impl Lines, begin: impl FnOnce()) -> Progress {
-        let began_us = match self.began_us {
-            Some(began_us) => began_us,
-            None if now_us < self.next_us => return Progress::Wait(self.next_us),
-            None => {
-                begin();
-                self.start(config, now_us)
-            }
-        };
-        let mut until_us = u64::MAX;
-        let mut busy = false;
+        if self.began_us.is_none() && now_us >= self.next_us {
+            begin();
+            self.start(config, now_us);
+        }
+        let mut until_us = if self.began_us.is_none() { self.next_us } else { u64::MAX };
+        let mut probing = false;
         for (bus, line) in (0u8..).zip(&mut self.lines) {
-            if let Some(wait_us) = line.advance(config, bus, now_us, io, &mut self.taken) {
-                busy = true;
-                until_us = until_us.min(wait_us);
+            until_us = until_us.min(line.advance(config, &mut self.relays, bus, now_us, io, &mut self.taken));
+            probing |= line.is_probing();
+        }
+        match self.began_us {
+            Some(began_us) if !probing && now_us >= self.direct_us => {
+                self.began_us = None;
+                Progress::Done(began_us)
             }
+            Some(_) if !probing => Progress::Wait(until_us.min(self.direct_us)),
+            _ => Progress::Wait(until_us),
         }
-        if busy {
-            return Progress::Wait(until_us);
-        }
-        if now_us < self.direct_us {
-            return Progress::Wait(self.direct_us);
-        }
-        self.began_us = None;
-        Progress::Done(began_us)
     }
 
-    fn start(&mut self, config: &Config, now_us: u64) -> u64 {
+    fn start(&mut self, config: &Config, now_us: u64) {
         let period_us = u64::from(config.period_s) * 1_000_000;
         // On the grid unless it was missed: equal intervals cost nothing on the wire.
         let began_us = if now_us - self.next_us <= LATE_US { self.next_us } else { now_us };
@@ -159,50 +177,56 @@ impl Sampler {
         let direct = config.channels.iter().any(|channel| matches!(channel.source, Source::Direct { .. }));
         self.direct_us = if direct { now_us + DIRECT_US } else { now_us };
         for (bus, line) in (0u8..).zip(&mut self.lines) {
-            line.turn = line.turn_from(config, bus, 0, now_us);
+            line.next = probe_from(config, bus, 0);
         }
-        began_us
+        self.relays.round(now_us);
     }
 }
 
 impl Line {
     const fn new() -> Self {
-        Self { turn: None, told: [Told::NOTHING; PROBES_MAX] }
+        Self { turn: None, next: None, relayed: false, told: [Told::NOTHING; PROBES_MAX] }
     }
 
-    /// Moves the line on; until when it waits, or `None` when it is through.
+    /// Whether a probe has its turn, or still waits for it.
+    fn is_probing(&self) -> bool {
+        self.next.is_some() || matches!(self.turn, Some((_, Turn::Tell(_) | Turn::Read(_))))
+    }
+
+    /// Moves the line on; until when it waits.
     fn advance(
         &mut self,
         config: &Config,
+        relays: &mut Relays,
         bus: u8,
         now_us: u64,
         io: &mut impl Lines,
         taken: &mut [Taken],
-    ) -> Option<u64> {
+    ) -> u64 {
         for _ in 0..STEPS_MAX {
-            let (index, turn) = self.turn.as_mut()?;
-            let index = *index;
-            let Some((_, profile, settings)) = config.probe(index) else {
-                self.turn = self.turn_from(config, bus, index.saturating_add(1), now_us);
-                continue;
-            };
-            let mut bytes = [0; CHUNK];
-            // A line that babbles without end is cut off by its turn's own time.
-            for _ in 0..STEPS_MAX {
-                let count = io.receive(bus, &mut bytes).min(CHUNK);
-                if count == 0 {
-                    break;
-                }
-                let bytes = bytes.get(..count).unwrap_or_default();
-                match turn {
-                    Turn::Tell(transaction) => transaction.on_rx(bytes, now_us),
-                    Turn::Read(slot) => slot.on_rx(bytes, now_us),
-                }
+            if self.turn.is_none() {
+                self.turn = self.choose(config, relays, bus, now_us);
             }
+            // What comes while nobody is asked is nobody's answer, and must not wake the host for ever.
+            receive(bus, io, |bytes| {
+                if let Some((_, turn)) = &mut self.turn {
+                    turn.on_rx(bytes, now_us);
+                }
+            });
+            let Some((index, turn)) = self.turn.as_mut() else { return relays.wake_us(config, bus) };
+            let index = *index;
             match turn {
+                Turn::Relay(transaction) => match transaction.poll(now_us) {
+                    Step::Wait { until_us } => return until_us,
+                    Step::Send => io.send(bus, &transaction.settings().line, transaction.tx_bytes()),
+                    Step::Done(outcome) => {
+                        let next = relays.heard(config, index, transaction, outcome, now_us);
+                        self.turn = next.map(|transaction| (index, Turn::Relay(transaction)));
+                    }
+                },
                 Turn::Tell(transaction) => match transaction.poll(now_us) {
-                    Step::Wait { until_us } => return Some(until_us),
-                    Step::Send => io.send(bus, &settings.line, transaction.tx_bytes()),
+                    Step::Wait { until_us } => return until_us,
+                    Step::Send => io.send(bus, &transaction.settings().line, transaction.tx_bytes()),
                     Step::Done(outcome) => {
                         let told = self.told.get_mut(usize::from(index));
                         let again = told.is_some_and(|told| {
@@ -212,43 +236,91 @@ impl Line {
                             }
                             outcome.is_ok()
                         });
-                        let next = if again { self.turn_from(config, bus, index, now_us) } else { None };
+                        let next = if again { self.telling(config, index, now_us) } else { None };
                         self.turn = next.or_else(|| reading(config, index, now_us));
                     }
                 },
-                Turn::Read(slot) => match slot.poll(&profile, now_us) {
-                    SlotStep::Wait { until_us } => return Some(until_us),
-                    SlotStep::Send => io.send(bus, &settings.line, slot.tx_bytes()),
-                    SlotStep::Done => {
-                        let warm = now_us >= u64::from(profile.warm_up_ms()) * 1_000;
-                        for (channel, place) in config.channels.iter().zip(taken.iter_mut()) {
-                            let Source::Probe { probe, quantity } = &channel.source else { continue };
-                            if *probe == index {
-                                let sample = slot.samples().get(usize::from(*quantity)).copied();
-                                let sample = sample.unwrap_or(Err(MissingReason::NotRead));
-                                *place = if warm { sample } else { sample.and(Err(MissingReason::WarmUp)) };
+                Turn::Read(slot) => {
+                    let Some((_, profile, settings)) = config.probe(index) else {
+                        self.turn = None;
+                        continue;
+                    };
+                    match slot.poll(&profile, now_us) {
+                        SlotStep::Wait { until_us } => return until_us,
+                        SlotStep::Send => io.send(bus, &settings.line, slot.tx_bytes()),
+                        SlotStep::Done => {
+                            let warm = now_us >= u64::from(profile.warm_up_ms()) * 1_000;
+                            for (channel, place) in config.channels.iter().zip(taken.iter_mut()) {
+                                let Source::Probe { probe, quantity } = &channel.source else { continue };
+                                if *probe == index {
+                                    let sample = slot.samples().get(usize::from(*quantity)).copied();
+                                    let sample = sample.unwrap_or(Err(MissingReason::NotRead));
+                                    *place = if warm { sample } else { sample.and(Err(MissingReason::WarmUp)) };
+                                }
                             }
+                            self.turn = None;
                         }
-                        self.turn = self.turn_from(config, bus, index.saturating_add(1), now_us);
                     }
-                },
+                }
             }
         }
-        Some(now_us)
+        now_us
     }
 
-    /// The turn of the first probe of `bus` from index `from` on.
-    fn turn_from(&self, config: &Config, bus: u8, from: u8, now_us: u64) -> Option<(u8, Turn)> {
-        let mine = |index: &u8| config.probes.get(usize::from(*index)).is_some_and(|probe| probe.bus == bus);
-        let index = (from..config.probes.len() as u8).find(mine)?;
-        let told = self.told.get(usize::from(index)).copied().unwrap_or(Told::NOTHING);
-        if told.failures < TELLS_MAX
-            && let Some((request, settings)) = config.setting(index, told.settings)
-        {
-            return Some((index, Turn::Tell(Transaction::new(request, settings, now_us))));
+    /// Whose turn it is. What is switched waits for nobody; a board that is only told again lets a
+    /// probe go first if it had the last slot.
+    #[inline(never)]
+    fn choose(&mut self, config: &Config, relays: &mut Relays, bus: u8, now_us: u64) -> Option<(u8, Turn)> {
+        let yields = self.relayed && self.next.is_some();
+        // Each board at most once: one that has nothing to be asked is not due any more.
+        for _ in 0..=RELAYS_MAX {
+            let changed = relays.changed(config, bus);
+            let due = || relays.due(config, bus, now_us).filter(|_| !yields);
+            let Some(board) = changed.or_else(due) else { break };
+            if let Some(transaction) = relays.begin(config, board, now_us) {
+                self.relayed = true;
+                return Some((board, Turn::Relay(transaction)));
+            }
         }
-        reading(config, index, now_us)
+        self.relayed = false;
+        let index = self.next?;
+        self.next = probe_from(config, bus, index.saturating_add(1));
+        self.telling(config, index, now_us).or_else(|| reading(config, index, now_us))
     }
+
+    /// The turn in which a probe is told its next setting, where there is one.
+    fn telling(&self, config: &Config, index: u8, now_us: u64) -> Option<(u8, Turn)> {
+        let told = self.told.get(usize::from(index)).copied().unwrap_or(Told::NOTHING);
+        let (request, settings) = config.setting(index, told.settings).filter(|_| told.failures < TELLS_MAX)?;
+        Some((index, Turn::Tell(Transaction::new(request, settings, now_us))))
+    }
+}
+
+impl Turn {
+    fn on_rx(&mut self, bytes: &[u8], now_us: u64) {
+        match self {
+            Self::Tell(transaction) | Self::Relay(transaction) => transaction.on_rx(bytes, now_us),
+            Self::Read(slot) => slot.on_rx(bytes, now_us),
+        }
+    }
+}
+
+/// Takes what came on a line. One that babbles without end is cut off by the turn's own time.
+fn receive(bus: u8, io: &mut impl Lines, mut take: impl FnMut(&[u8])) {
+    let mut bytes = [0; CHUNK];
+    for _ in 0..STEPS_MAX {
+        let count = io.receive(bus, &mut bytes).min(CHUNK);
+        if count == 0 {
+            break;
+        }
+        take(bytes.get(..count).unwrap_or_default());
+    }
+}
+
+/// The first probe of `bus` from index `from` on.
+fn probe_from(config: &Config, bus: u8, from: u8) -> Option<u8> {
+    let mine = |index: &u8| config.probes.get(usize::from(*index)).is_some_and(|probe| probe.bus == bus);
+    (from..config.probes.len() as u8).find(mine)
 }
 
 fn reading(config: &Config, index: u8, now_us: u64) -> Option<(u8, Turn)> {

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use embedded_storage::nor_flash::{ErrorType, NorFlash, ReadNorFlash};
-use node::config::{Config, ConfigError, IMAGE_BYTES_MAX};
+use node::config::{Config, ConfigError, IMAGE_BYTES_MAX, Output};
 use node::sample::Lines;
 use node::{Identity, Io, Node, RestartCause};
 use sensors::modbus::LineSettings;
@@ -17,6 +17,7 @@ use telemetry::{MissingReason, Property};
 
 use crate::instrument::{Fault, Instrument};
 use crate::nor::{Nor, NorError};
+use crate::relay_board::RelayBoard;
 use crate::world::{Chance, World};
 
 /// Messages that wait for MQTT; beyond it the node is told that there is no room.
@@ -125,6 +126,8 @@ pub struct Parts {
     pub instruments: Vec<(u8, Instrument)>,
     /// Direct inputs by number.
     pub directs: Vec<Direct>,
+    /// Relay boards by their index in the config, each with its line.
+    pub relays: Vec<(u8, RelayBoard)>,
     /// Its flash.
     pub flash: Flash,
     /// Chance.
@@ -136,6 +139,11 @@ struct Board {
     world: Box<dyn World>,
     instruments: Vec<(u8, Instrument)>,
     directs: Vec<Direct>,
+    relays: Vec<(u8, RelayBoard)>,
+    /// What hangs on their coils.
+    coils: Vec<(u8, usize, u8, bool)>,
+    /// Bit n: line n is cut.
+    cut: u8,
     /// Bytes under way: line, instant of the last, bytes.
     under_way: VecDeque<(u8, u64, Vec<u8>)>,
     outbox: VecDeque<(Up, Vec<u8>)>,
@@ -146,8 +154,11 @@ struct Board {
 
 impl Lines for Board {
     fn send(&mut self, bus: u8, line: &LineSettings, frame: &[u8]) {
-        let Self { world, instruments, under_way, now_us, .. } = self;
+        let Self { world, instruments, relays, under_way, now_us, cut, .. } = self;
         let ends_us = *now_us + line.chars_us(frame.len());
+        if *cut >> bus & 1 == 1 {
+            return;
+        }
         for (of, instrument) in instruments.iter_mut().filter(|(of, _)| *of == bus) {
             let truth = |property, depth_m| world.value(property, depth_m);
             // A profile that cannot be read is a probe that is not there.
@@ -157,6 +168,12 @@ impl Lines for Board {
                 under_way.push_back((*of, ends_us + answer.after_us, answer.bytes));
             }
         }
+        for (of, relay) in relays.iter_mut().filter(|(of, _)| *of == bus) {
+            if let Some(answer) = relay.answer(frame, *line, ends_us) {
+                under_way.push_back((*of, ends_us + answer.after_us, answer.bytes));
+            }
+        }
+        self.settle();
     }
 
     fn receive(&mut self, bus: u8, buffer: &mut [u8]) -> usize {
@@ -197,6 +214,33 @@ impl Io for Board {
     }
 }
 
+impl Board {
+    /// What hangs on coils is as the coils are.
+    fn settle(&mut self) {
+        for (actuator, board, coil, inverted) in &self.coils {
+            let closed = self.relays.get(*board).is_some_and(|(_, board)| board.is_closed(*coil));
+            self.world.switch(*actuator, closed != *inverted);
+        }
+    }
+
+    /// Relay boards have clocks and power of their own.
+    fn pass(&mut self, now_us: u64) {
+        for (_, relay) in &mut self.relays {
+            relay.pass(now_us);
+        }
+        self.settle();
+    }
+}
+
+/// What hangs on coils: actuator, board, coil, inverted.
+fn coils(config: &Config) -> Vec<(u8, usize, u8, bool)> {
+    let coils = (0u8..).zip(&config.actuators).filter_map(|(actuator, of)| match of.output {
+        Output::Coil { relay, coil, inverted } => Some((actuator, usize::from(relay), coil, inverted)),
+        _ => None,
+    });
+    coils.collect()
+}
+
 /// A node with everything around it.
 pub struct Host {
     identity: Identity,
@@ -218,9 +262,10 @@ impl Host {
     /// # Errors
     /// When its config is not valid.
     pub fn new(parts: Parts, began_utc_ms: i64, now_us: u64) -> Result<Self, ConfigError> {
-        let Parts { identity, config, world, instruments, directs, flash, seed } = parts;
+        let Parts { identity, config, world, instruments, directs, relays, flash, seed } = parts;
         let (under_way, outbox, chance) = (VecDeque::new(), VecDeque::new(), Chance::new(seed));
-        let board = Board { world, instruments, directs, under_way, outbox, chance, now_us };
+        let (coils, cut) = (coils(&config), 0);
+        let board = Board { world, instruments, directs, relays, coils, cut, under_way, outbox, chance, now_us };
         let (node, ledger) = (None, VecDeque::new());
         let mut host = Self {
             identity,
@@ -245,6 +290,17 @@ impl Host {
     pub fn drifting(mut self, ppm: i32) -> Self {
         self.drift_ppm = ppm;
         self
+    }
+
+    /// A relay board, to look at or to harm. What hangs on it follows when the host is run.
+    pub fn relay(&mut self, board: usize) -> Option<&mut RelayBoard> {
+        self.board.relays.get_mut(board).map(|(_, board)| board)
+    }
+
+    /// Cuts a line, or mends it: nothing that is sent arrives.
+    pub fn cut_line(&mut self, bus: u8, cut: bool) {
+        let bit = 1 << bus;
+        self.board.cut = if cut { self.board.cut | bit } else { self.board.cut & !bit };
     }
 
     /// The node's own time since boot at this instant of the simulation, µs.
@@ -300,7 +356,8 @@ impl Host {
     /// When it has to be run again at the latest, µs of the simulation.
     pub fn wake_us(&self) -> u64 {
         let arrives = self.board.under_way.iter().map(|(_, at_us, _)| *at_us).min();
-        self.wake_us.min(arrives.unwrap_or(u64::MAX))
+        let lets_go = self.board.relays.iter().filter_map(|(_, relay)| relay.lets_go_us()).min();
+        self.wake_us.min(arrives.unwrap_or(u64::MAX)).min(lets_go.unwrap_or(u64::MAX))
     }
 
     /// Begins a fault of the probe with this number, or ends its faults.
@@ -371,6 +428,7 @@ impl Host {
             && node.apply(image, now_us).is_ok()
         {
             self.config = node.config().clone();
+            self.board.coils = coils(&self.config);
         }
         self.wake_us = self.board.now_us;
     }
@@ -400,6 +458,7 @@ impl Host {
             let utc_ms = self.began_utc_ms.saturating_add_unsigned(now_us / 1_000);
             self.board.world.step(utc_ms, by_us as f64 / 1e6);
         }
+        self.board.pass(now_us);
     }
 
     fn poll(&mut self) {

@@ -274,7 +274,7 @@ impl Instrument {
 }
 
 /// The frame without its check sum, when that is right.
-fn sound(frame: &[u8]) -> Option<&[u8]> {
+pub(crate) fn sound(frame: &[u8]) -> Option<&[u8]> {
     let (body, sum) = frame.split_at_checked(frame.len().checked_sub(2)?)?;
     (body.len() >= 2 && crc16(body).to_le_bytes() == sum).then_some(body)
 }

@@ -13,5 +13,6 @@ pub mod instrument;
 pub mod lockstep;
 pub mod nor;
 pub mod recorded;
+pub mod relay_board;
 pub mod sites;
 pub mod world;

@@ -14,6 +14,7 @@ use telemetry::{ActuatorKind as Kind, NodeName, Property};
 use crate::host::{Direct, Flash, Parts};
 use crate::instrument::{Fault, Instrument};
 use crate::recorded::{RecordedCage, Recording};
+use crate::relay_board::RelayBoard;
 use crate::world::{Cage, Greenhouse, Pond, World};
 
 /// The registry of these places, as `sites.toml`.
@@ -57,6 +58,7 @@ pub struct Builder {
     config: Config,
     instruments: Vec<(u8, Instrument)>,
     directs: Vec<Direct>,
+    relays: Vec<(u8, RelayBoard)>,
     seed: u64,
 }
 
@@ -73,7 +75,8 @@ impl Builder {
         config.period_s = period_s;
         config.batch_records = 6;
         config.hold_s = 60;
-        Ok(Self { identity, config, instruments: Vec::new(), directs: Vec::new(), seed })
+        let (instruments, directs, relays) = (Vec::new(), Vec::new(), Vec::new());
+        Ok(Self { identity, config, instruments, directs, relays, seed })
     }
 
     /// Its config, to change.
@@ -109,11 +112,7 @@ impl Builder {
         depth_m: f64,
         properties: &[Property],
     ) -> Result<usize, SiteError> {
-        let known = (0..config::PROFILES_MAX as u8).find(|it| self.config.profile_bytes(*it) == Some(&compiled.bytes));
-        let profile = match known {
-            Some(profile) => profile,
-            None => self.config.add_profile(&compiled.bytes)?,
-        };
+        let profile = self.profile(&compiled)?;
         let probe = self.config.probes.len() as u8;
         let probe_config = Probe { bus, address, profile, settings: None };
         self.config.probes.push(probe_config).map_err(|_| SiteError::Full)?;
@@ -125,6 +124,30 @@ impl Builder {
         self.seed = self.seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
         self.instruments.push((bus, Instrument::new(compiled, address, depth_m, self.seed)));
         Ok(self.instruments.len() - 1)
+    }
+
+    /// The index of a profile, which is taken in where it is new.
+    fn profile(&mut self, compiled: &Compiled) -> Result<u8, SiteError> {
+        let known = (0..config::PROFILES_MAX as u8).find(|it| self.config.profile_bytes(*it) == Some(&compiled.bytes));
+        Ok(match known {
+            Some(profile) => profile,
+            None => self.config.add_profile(&compiled.bytes)?,
+        })
+    }
+
+    /// Adds a relay board with a built-in profile; its index.
+    ///
+    /// # Errors
+    /// When there is no such profile, it is of no relay board, or there is no room.
+    pub fn relay(&mut self, bus: u8, address: u8, profile: &str, time_out_s: u16) -> Result<u8, SiteError> {
+        let unknown = || SiteError::NoProfile(profile.to_owned());
+        let compiled = built_in(profile).ok_or_else(unknown)??;
+        let board = RelayBoard::new(&compiled, address)?.ok_or_else(unknown)?;
+        let index = self.config.relays.len() as u8;
+        let board_config = config::RelayBoard { bus, address, profile: self.profile(&compiled)?, time_out_s };
+        self.config.relays.push(board_config).map_err(|_| SiteError::Full)?;
+        self.relays.push((bus, board));
+        Ok(index)
     }
 
     /// Adds a direct input.
@@ -158,8 +181,8 @@ impl Builder {
     /// When the config is not valid.
     pub fn build(self, world: Box<dyn World>, flash: Flash) -> Result<Parts, SiteError> {
         self.config.validate()?;
-        let Self { identity, config, instruments, directs, seed } = self;
-        Ok(Parts { identity, config, world, instruments, directs, flash, seed })
+        let Self { identity, config, instruments, directs, relays, seed } = self;
+        Ok(Parts { identity, config, world, instruments, directs, relays, flash, seed })
     }
 
     /// A fault of a probe from the beginning.

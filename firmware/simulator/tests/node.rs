@@ -12,6 +12,7 @@ use node::sun::Place;
 use node::{Identity, Io, Node, RestartCause};
 use sensors::modbus::{LineSettings, crc16};
 use simulator::nor::{Nor, Torn};
+use simulator::relay_board::Fault;
 use telemetry::mac::Key;
 use telemetry::record::EventCode;
 use telemetry::session::{Command, Nonce, Order, Receipt, Session};
@@ -24,6 +25,9 @@ type Direct = Result<f32, MissingReason>;
 /// A host with XY-MD02 probes on a line, direct inputs and a gateway's memory.
 #[derive(Default)]
 struct Host {
+    boards: Vec<simulator::relay_board::RelayBoard>,
+    /// The address of every frame that was sent.
+    sent: Vec<u8>,
     answers: VecDeque<u8>,
     alive: Vec<u8>,
     direct: HashMap<u8, Direct>,
@@ -59,8 +63,14 @@ impl Host {
 }
 
 impl Lines for Host {
-    fn send(&mut self, bus: u8, _line: &LineSettings, frame: &[u8]) {
+    fn send(&mut self, bus: u8, line: &LineSettings, frame: &[u8]) {
         assert_eq!(bus, 0);
+        assert_ne!(frame[0], 0, "nothing is broadcast");
+        self.sent.push(frame[0]);
+        for board in &mut self.boards {
+            // Time stands for these: they never let go.
+            self.answers.extend(board.answer(frame, *line, 0).into_iter().flat_map(|answer| answer.bytes));
+        }
         // XY-MD02: 25.6 °C and 60.3 %RH in input registers 1 and 2.
         if self.alive.contains(&frame[0]) {
             let mut answer = vec![frame[0], frame[1], 4, 1, 0, 2, 91];
@@ -797,13 +807,19 @@ fn the_image_of_version_2_stays_what_it_is() {
     assert_eq!(Config::decode(&image[..length]), Ok(greenhouse()));
 }
 
+/// The compiled profile of this name.
+fn built_in(name: &str) -> Vec<u8> {
+    sensors::profile::compile::built_in(name).unwrap().unwrap().bytes
+}
+
 /// What version 3 adds: parts, a relay board, outputs.
 fn wired() -> Config {
     let mut config = probed(&[1]);
+    let profile = config.add_profile(&built_in("wb-mr6c")).unwrap();
     let oxygen = config.channels.len() as u8;
     config.channels.push(direct(Property::DissolvedOxygen, 1)).unwrap();
     config.inputs.extend([Input::new(1, 0, 0x44, 0), Input { rom: 0x28ff, slope: 0.5, ..Input::new(2, 1, 0, 1) }]);
-    config.relays.push(RelayBoard { bus: 1, address: 9, profile: 0, time_out_s: 30 }).unwrap();
+    config.relays.push(RelayBoard { bus: 1, address: 9, profile, time_out_s: 30 }).unwrap();
     let mut aerator = aerated().actuators[0];
     if let Rule::Aerator { channel, .. } = &mut aerator.rule {
         *channel = oxygen;
@@ -835,6 +851,23 @@ fn wiring_that_cannot_be_is_refused() {
         Err(ConfigError::RelayBoard(0)),
         "a probe is there"
     );
+    assert_eq!(refused(|it| it.relays[0].profile = 0), Err(ConfigError::NoRelayBoard(0)), "that is a probe's");
+    assert_eq!(refused(|it| it.relays[0].profile = 2), Err(ConfigError::RelayBoard(0)));
+    assert_eq!(refused(|it| it.relays[0].time_out_s = 601), Err(ConfigError::RelayBoard(0)));
+    let coil = |coil| Output::Coil { relay: 0, coil, inverted: true };
+    let last = |it: &mut Config| it.actuators[0].output = Output::Coil { relay: 0, coil: 5, inverted: true };
+    assert_eq!(refused(last), Ok(()));
+    let mut beyond = wired();
+    beyond.actuators[0].output = coil(6);
+    assert_eq!(beyond.validate(), Err(ConfigError::Coil(0)), "it has six");
+    let holds = |it: &mut Config| it.relays[0].profile = it.add_profile(&built_in("waveshare-relay-8ch")).unwrap();
+    assert_eq!(refused(holds), Err(ConfigError::RelayTimeOut(0)), "it has none");
+    assert_eq!(refused(|it| it.relays[0].time_out_s = 5), Err(ConfigError::Slow(1)), "it would have no pause");
+    // On the probe's line it may wait for two slots of the probe and its own.
+    assert_eq!(refused(|it| it.relays[0].bus = 0), Ok(()));
+    let crowded = refused(|it| (it.relays[0].bus, it.relays[0].time_out_s) = (0, 9));
+    assert_eq!(crowded, Err(ConfigError::RelayTimeOut(0)));
+    assert_eq!(refused(|it| it.period_s = 1), Err(ConfigError::Slow(1)), "the board's turn is longer than a round");
     assert_eq!(refused(|it| it.relays[0].time_out_s = 0), Err(ConfigError::Output(0)), "it promises a time-out");
     assert_eq!(refused(|it| it.actuators[0].drive = Drive::Pin), Err(ConfigError::Output(0)), "a coil is no pin");
     assert_eq!(refused(|it| it.actuators[0].drive = Drive::Relays), Err(ConfigError::HoldingRelays(0)));
@@ -842,6 +875,36 @@ fn wiring_that_cannot_be_is_refused() {
         it.actuators[0] = Actuator { drive: Drive::Pin, output: it.actuators[1].output, ..it.actuators[0] };
     });
     assert_eq!(doubled, Err(ConfigError::Output(1)), "one pin for two");
+}
+
+/// Two probes and a relay board, with this fault, on one line; whom the node spoke to in the first
+/// round.
+fn spoken_to(fault: Option<Fault>) -> Vec<u8> {
+    let mut config = probed(&[1, 2]);
+    let compiled = sensors::profile::compile::built_in("wb-mr6c").unwrap().unwrap();
+    let profile = config.add_profile(&compiled.bytes).unwrap();
+    config.relays.push(RelayBoard { bus: 0, address: 9, profile, time_out_s: 30 }).unwrap();
+    let output = Output::Coil { relay: 0, coil: 0, inverted: false };
+    config
+        .actuators
+        .push(Actuator { drive: Drive::Relays, output, ..Actuator::new(Kind::Lamp, Rule::Remote) })
+        .unwrap();
+    let mut run = Run::new(config);
+    run.host.alive = vec![1, 2];
+    run.host.boards.extend(simulator::relay_board::RelayBoard::new(&compiled, 9).unwrap());
+    run.host.boards[0].set_fault(fault);
+    run.pass(9);
+    run.host.sent
+}
+
+#[test]
+fn a_board_has_one_slot_and_a_dead_or_disturbed_one_lets_the_probes_go_first() {
+    // Coils, read back, time-out read, written and read back; then the probes.
+    assert_eq!(spoken_to(None), [9, 9, 9, 9, 9, 1, 2]);
+    // A question and its repetition, until its next turn.
+    assert_eq!(spoken_to(Some(Fault::Dead)), [9, 9, 1, 2]);
+    // Each answered to its repetition, which ends the slot.
+    assert_eq!(spoken_to(Some(Fault::Garbles)), [9, 9, 1, 9, 9, 2, 9, 9, 9, 9, 9, 9]);
 }
 
 /// A host that does everything wrong, by chance.
@@ -904,12 +967,24 @@ fn nonsense_from_every_side_at_once_does_no_harm() {
             config.channels.push(direct(Property::DissolvedOxygen, 0)).unwrap();
             config.actuators.append_rule(aerated().actuators[0], 5);
         }
+        // Every other run has its aerator on a coil, on the same line.
+        let mut boards = Vec::new();
+        if seed % 2 == 1 {
+            let name = ["wb-mr6c", "r421a08", "waveshare-relay-8ch"][seed as usize % 3];
+            let compiled = sensors::profile::compile::built_in(name).unwrap().unwrap();
+            let profile = config.add_profile(&compiled.bytes).unwrap();
+            let time_out_s = if name == "wb-mr6c" { 30 } else { 0 };
+            config.relays.push(RelayBoard { bus: 0, address: 9, profile, time_out_s }).unwrap();
+            let output = Output::Coil { relay: 0, coil: 2, inverted: true };
+            config.actuators[0] = Actuator { drive: Drive::RelaysWatchdog, output, ..config.actuators[0] };
+            boards.extend(simulator::relay_board::RelayBoard::new(&compiled, 9).unwrap());
+        }
         let mut flash = Nor::new(4);
         if seed.is_multiple_of(2) {
             flash.break_sector(seed as usize % 4);
         }
         let mut node = boot(flash, config);
-        let host = Host { alive: vec![1, 2], ..Host::default() };
+        let host = Host { alive: vec![1, 2], boards, ..Host::default() };
         let mut chaos = Chaos { host, state: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) };
         let (mut now_us, mut polls) = (0, 0u32);
         node.connected(0);
@@ -937,6 +1012,10 @@ fn nonsense_from_every_side_at_once_does_no_harm() {
         assert!(rounds >= 250, "seed {seed}: {rounds} rounds in 3000 s");
         assert!(polls < 60_000, "seed {seed}: {polls} polls");
         assert!(node.is_on(0), "what cannot be trusted keeps the aerator on");
+        for board in &chaos.host.boards {
+            assert!(!board.is_closed(2), "seed {seed}: and its coil open");
+            assert!(chaos.host.sent.len() > 500, "seed {seed}: {} frames", chaos.host.sent.len());
+        }
     }
 }
 

@@ -10,10 +10,10 @@ pub enum Alarm {
     ControlBlind = 1,
     /// The flash does not keep what is written.
     Storage = 2,
-    /// An aerator is switched on and does not run.
+    /// An aerator is switched on and does not run, or its coil does not follow.
     NotRunning = 3,
-    /// An actuator does not do what it is told: another than an aerator does not go on, or any
-    /// does not go off.
+    /// An actuator, or its coil, does not do what it is told: another than an aerator does not go
+    /// on, or any does not go off.
     Unproven = 4,
     /// An aerator has run for twenty minutes and oxygen does not rise.
     Ineffective = 5,
@@ -23,11 +23,14 @@ pub enum Alarm {
     Manual = 7,
     /// The channel of a rule is being calibrated.
     Calibrating = 8,
+    /// A relay board does not answer, or does not keep its time-out: whatever hangs on it may be otherwise than it is
+    /// told.
+    RelayBoard = 9,
 }
 
 impl Alarm {
     /// Every alarm.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::OxygenCritical,
         Self::ControlBlind,
         Self::Storage,
@@ -37,6 +40,7 @@ impl Alarm {
         Self::MainsLost,
         Self::Manual,
         Self::Calibrating,
+        Self::RelayBoard,
     ];
 
     /// Those that sound the siren: the animals have no time to lose.
@@ -59,6 +63,7 @@ impl Alarm {
             Self::MainsLost => "mains_lost",
             Self::Manual => "manual",
             Self::Calibrating => "calibrating",
+            Self::RelayBoard => "relay_board",
         }
     }
 
@@ -74,6 +79,7 @@ impl Alarm {
             Self::MainsLost => "市电中断",
             Self::Manual => "现场手动",
             Self::Calibrating => "校准中",
+            Self::RelayBoard => "继电器板失联",
         }
     }
 }

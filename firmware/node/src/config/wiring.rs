@@ -12,7 +12,7 @@ pub const INPUTS_MAX: usize = 16;
 /// Most relay boards.
 pub const RELAYS_MAX: usize = 4;
 /// Most coils of one relay board.
-pub const COILS_MAX: u8 = 16;
+pub const COILS_MAX: u8 = sensors::profile::RELAY_COILS_MAX;
 /// Longest time-out of a relay board, s.
 pub const RELAY_TIME_OUT_S_MAX: u16 = 600;
 
@@ -44,8 +44,8 @@ pub struct RelayBoard {
     pub address: u8,
     /// Index of its profile.
     pub profile: u8,
-    /// Without a word from its master for so long it lets go of its coils, s; written to it and
-    /// read back. 0 = it has no such time-out.
+    /// Without a word from its master for so long it lets go of its coils, s; written to it, and
+    /// read back with the coils at least three times in it. 0 = it has no such time-out.
     pub time_out_s: u16,
 }
 
@@ -62,7 +62,9 @@ pub enum Output {
         /// On is low.
         inverted: bool,
     },
-    /// A coil of a relay board.
+    /// A coil of a relay board. It is switched at most [`Config::switch_ms_max`] after the decision:
+    /// an interlock for two that exclude each other has to hold for longer, where one of them is
+    /// somewhere else.
     Coil {
         /// Index in [`Config::relays`].
         relay: u8,
@@ -147,8 +149,18 @@ impl Config {
             if !fine {
                 return Err(ConfigError::RelayBoard(index));
             }
+            let (_, profile, _) = self.relay(index).ok_or(ConfigError::NoRelayBoard(index))?;
+            let possible = || profile.time_out.is_some_and(|it| it.raw(relay.time_out_s).is_some());
+            if relay.time_out_s > 0 && !possible() {
+                return Err(ConfigError::RelayTimeOut(index));
+            }
         }
         for (index, actuator) in (0u8..).zip(&self.actuators) {
+            if let Output::Coil { relay, coil, .. } = actuator.output
+                && self.relay(relay).is_some_and(|(_, profile, _)| coil >= profile.coils)
+            {
+                return Err(ConfigError::Coil(index));
+            }
             let fine = match actuator.output {
                 Output::Host => true,
                 Output::Pin { .. } => actuator.drive == Drive::Pin,
