@@ -294,3 +294,116 @@ fn an_r421a08_is_commanded_and_asked_relay_by_relay() {
     assert_eq!(read.bytes()[..6], [1, 3, 0, 8, 0, 1]);
     assert_eq!(relay.is_closed(7, 7, &[0, 1]), Some(true));
 }
+
+#[test]
+fn a_supmea_ph_probe_gives_hundredths_of_ph_and_tenths_of_a_degree() {
+    let compiled = built_in("supmea-ph8001");
+    let profile = compiled.profile().unwrap();
+    let ask = sealed(&[1, 3, 0, 0, 0, 2]);
+    let samples = read(&profile, &[(&ask, &sealed(&[1, 3, 4, 0x01, 0x10, 0x03, 0x35]))]);
+    assert_eq!(values(&samples), [27.2, 8.21]);
+    // A head without an electrode reads nothing, which no water does.
+    let samples = read(&profile, &[(&ask, &sealed(&[1, 3, 4, 0x01, 0x10, 0, 0]))]);
+    assert_eq!(samples[1], Err(MissingReason::OutOfRange));
+}
+
+#[test]
+fn in_situ_says_how_far_a_value_is_to_be_trusted_and_low_oxygen_is_never_hidden() {
+    let compiled = built_in("in-situ-rdo-pro");
+    let profile = compiled.profile().unwrap();
+    let asks = [37, 45, 53].map(|start| sealed(&[1, 3, 0, start, 0, 5]));
+    let answer = |value: f32, parameter: u8, unit: u8, quality: u8| {
+        let [a, b, c, d] = value.to_be_bytes();
+        sealed(&[1, 3, 10, a, b, c, d, 0, parameter, 0, unit, 0, quality])
+    };
+    let read_all = |quality: u8, oxygen: f32| {
+        let answers = [answer(oxygen, 20, 117, quality), answer(26.25, 1, 1, 0), answer(18.5, 21, 177, 0)];
+        let frames: Vec<(&[u8], &[u8])> = asks.iter().zip(&answers).map(|(ask, it)| (&ask[..], &it[..])).collect();
+        read(&profile, &frames)
+    };
+    assert_eq!(values(&read_all(0, 1.5)), [1.5, 26.25, 18.5]);
+    // Calibration expired, cap worn: warnings, and the value counts.
+    for warned in [1, 2, 5] {
+        assert_eq!(read_all(warned, 0.25)[0].as_ref().unwrap().value, 0.25);
+    }
+    let wanted = [
+        (3, MissingReason::Fault),
+        (4, MissingReason::WarmUp),
+        (6, MissingReason::Fault),
+        (7, MissingReason::Sentinel),
+        (99, MissingReason::Fault),
+    ];
+    for (quality, reason) in wanted {
+        assert_eq!(read_all(quality, 0.0)[0], Err(reason));
+    }
+    assert_eq!(profile.quantities().next().unwrap().compensated_by, CompensatedBy::Probe);
+}
+
+#[test]
+fn daviteqs_own_frame_is_9_1_ntu() {
+    // User guide of July 2021, §6.5: one register.
+    let request = Request::read(1, ReadFunction::Holding, 0x0101, 1).unwrap();
+    assert_eq!(request.bytes(), [0x01, 0x03, 0x01, 0x01, 0x00, 0x01, 0xD4, 0x36]);
+    let answer = [0x01, 0x03, 0x02, 0x00, 0x5B, 0xF9, 0xBF];
+    assert_eq!(scan(&request, &answer), Scan::Answer { start: 3, end: 5 });
+    let compiled = built_in("daviteq-mbrtu-tbd");
+    let ask = sealed(&[1, 3, 1, 0, 0, 2]);
+    let samples = read(&compiled.profile().unwrap(), &[(&ask, &sealed(&[1, 3, 4, 0x01, 0x00, answer[3], answer[4]]))]);
+    assert_eq!(values(&samples), [25.6, 9.1]);
+}
+
+#[test]
+fn boqus_ammonium_probe_gives_nitrogen_beside_ph_and_temperature() {
+    let compiled = built_in("boqu-bh-485-nh");
+    let profile = compiled.profile().unwrap();
+    let floats = |numbers: &[f32]| {
+        let mut frame = vec![10, 3, numbers.len() as u8 * 4];
+        frame.extend(numbers.iter().flat_map(|it| it.to_be_bytes()));
+        sealed(&frame)
+    };
+    let samples = read(
+        &profile,
+        &[(&sealed(&[10, 3, 0, 0, 0, 4]), &floats(&[27.5, 8.125])), (&sealed(&[10, 3, 0, 16, 0, 2]), &floats(&[0.75]))],
+    );
+    assert_eq!(values(&samples), [27.5, 8.125, 0.75]);
+    assert_eq!(profile.quantities().nth(2).unwrap().property, Property::TotalAmmonia);
+}
+
+#[test]
+fn a_leveline_measures_metres_of_water_and_with_electrodes_its_salt() {
+    let level = built_in("aquaread-leveline");
+    let ask = sealed(&[1, 4, 0, 0, 0, 3]);
+    // 26.41 °C, 150.0 mbar.
+    let answer = sealed(&[1, 4, 6, 0x0A, 0x51, 0, 0, 0x05, 0xDC]);
+    let samples = read(&level.profile().unwrap(), &[(&ask, &answer)]);
+    assert!((values(&samples)[0] - 26.41).abs() < 1e-4 && (values(&samples)[1] - 1.529_55).abs() < 1e-4);
+    // It lies dry: a little less than nothing, in two's complement.
+    let dry = sealed(&[1, 4, 6, 0x0A, 0x51, 0xFF, 0xFF, 0xFF, 0xF6]);
+    assert!((values(&read(&level.profile().unwrap(), &[(&ask, &dry)]))[1] + 0.010_197).abs() < 1e-5);
+
+    let ctd = built_in("aquaread-leveline-ctd");
+    let ask = sealed(&[1, 4, 0, 0, 0, 10]);
+    let answer = sealed(&[
+        1, 4, 20, 0x0A, 0x51, 0, 0, 0x05, 0xDC, // as above
+        0, 0, 0xC8, 0x14, // 51220 µS/cm
+        0, 0, 0xB0, 0xA0, // at 20 °C: not asked for by the profile
+        0, 0, 0xC2, 0x24, // 49700 µS/cm at 25 °C
+        0x0C, 0xB2, // 32.50
+    ]);
+    let samples = values(&read(&ctd.profile().unwrap(), &[(&ask, &answer)]));
+    for (value, wanted) in samples.into_iter().zip([26.41, 1.529_55, 51.22, 49.7, 32.5]) {
+        assert!((value - wanted).abs() < 1e-3, "{value} instead of {wanted}");
+    }
+}
+
+#[test]
+fn a_level_in_another_unit_than_the_profiles_is_refused() {
+    let compiled = built_in("qdy30a");
+    let profile = compiled.profile().unwrap();
+    let ask = sealed(&[1, 3, 0, 2, 0, 3]);
+    // cm with one decimal: 152.9 cm.
+    let samples = read(&profile, &[(&ask, &sealed(&[1, 3, 6, 0, 17, 0, 1, 0x05, 0xF9]))]);
+    assert_eq!(values(&samples), [1.529]);
+    let kpa = read(&profile, &[(&ask, &sealed(&[1, 3, 6, 0, 1, 0, 1, 0x05, 0xF9]))]);
+    assert_eq!(kpa, [Err(MissingReason::Fault)]);
+}

@@ -47,7 +47,9 @@ fn turn(
 /// A value in the middle of what is plausible, different for each property.
 fn truth(property: Property, _depth_m: f64) -> Option<f64> {
     let facts = property.facts();
-    Some(f64::from(facts.min.max(0.0)) + (f64::from(facts.max.min(200.0)) - f64::from(facts.min.max(0.0))) * 0.37)
+    // Level probes count mm in sixteen bits.
+    let max = if property == Property::Level { 30.0 } else { f64::from(facts.max.min(200.0)) };
+    Some(f64::from(facts.min.max(0.0)) + (max - f64::from(facts.min.max(0.0))) * 0.37)
 }
 
 fn probe(profile: &str) -> Instrument {

@@ -89,6 +89,13 @@ const BUILT_IN: &[(&str, &str)] = built_in![
     "waveshare-relay-8ch",
     "wb-mr6c",
     "r421a08",
+    "in-situ-rdo-pro",
+    "supmea-ph8001",
+    "aquaread-leveline-ctd",
+    "daviteq-mbrtu-tbd",
+    "boqu-bh-485-nh",
+    "aquaread-leveline",
+    "qdy30a",
 ];
 
 /// Name and TOML text of every built-in profile.
