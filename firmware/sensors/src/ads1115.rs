@@ -1,17 +1,27 @@
 //! 4–20 mA loops on an ADS1115: four current transmitters over I2C.
 //!
-//! The registers are the `ads1x1x` crate's; here are the loop's meaning and its faults. A conversion
-//! is started and fetched in separate calls, so that a control loop never waits.
+//! A conversion is started and fetched in separate calls, so that a control loop never waits. The
+//! `ads1x1x` crate does that too, but keeps the bus to itself, which here many parts share.
 //!
 //! Deliberately absent: differential inputs, the comparator, other ranges than ±2.048 V.
 //!
 //! References: ADS1115 datasheet SBAS444E, NAMUR NE 43 (what currents beside 4–20 mA mean).
 
-use ads1x1x::{Ads1x1x, Error as AdcError, TargetAddr, channel, ic::Ads1115, ic::Resolution16Bit, mode::OneShot};
 use embedded_hal::i2c::I2c;
 use telemetry::MissingReason;
 
-use crate::PartError;
+use crate::{PartError, Turn};
+
+/// Pointer of the conversion register (SBAS444E §8.6.1).
+const CONVERSION: u8 = 0;
+/// Pointer of the config register.
+const CONFIG: u8 = 1;
+/// Bit of the config register: no conversion runs.
+const IDLE: u16 = 0x8000;
+/// Mark in `asked`: what runs is not what was started.
+const STALE: u8 = 0x80;
+/// Questions, 1 ms apart, before a conversion counts as broken.
+const ASKED_MAX: u8 = 10;
 
 /// Volts of one count at ±2.048 V (SBAS444E table 3): 62.5 µV.
 const VOLTS_PER_COUNT: f32 = 2.048 / 32_768.0;
@@ -19,34 +29,12 @@ const VOLTS_PER_COUNT: f32 = 2.048 / 32_768.0;
 pub const FAULT_BELOW_MA: f32 = 3.6;
 /// Above it the transmitter says that it failed, or the loop is shorted (NE 43; **unverified**).
 pub const FAULT_ABOVE_MA: f32 = 21.0;
-/// From start to fetch, ms: 1/128 s ± 10 % (SBAS444E §6.5), twice, because one that was never
-/// fetched may still be running. A part that takes longer is broken: give up.
-pub const CONVERSION_MS_MAX: u32 = 18;
+/// From start to fetch, ms: 1/128 s + 10 % (SBAS444E §6.5), rounded up.
+pub const CONVERSION_MS: u32 = 9;
 
-/// Input against ground.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Input {
-    /// AIN0.
-    A0,
-    /// AIN1.
-    A1,
-    /// AIN2.
-    A2,
-    /// AIN3.
-    A3,
-}
-
-impl Input {
-    /// Input number 0…3.
-    pub const fn from_number(number: u8) -> Option<Self> {
-        Some(match number {
-            0 => Self::A0,
-            1 => Self::A1,
-            2 => Self::A2,
-            3 => Self::A3,
-            _ => return None,
-        })
-    }
+/// Volts at the input.
+pub fn volts(count: i16) -> f32 {
+    f32::from(count) * VOLTS_PER_COUNT
 }
 
 /// What a loop's current means.
@@ -58,6 +46,9 @@ pub struct LoopRange {
 }
 
 impl LoopRange {
+    /// A loop on 100 Ω in mA: the config's slope and offset say what they mean.
+    pub const MILLIAMPERE: Self = Self { shunt_ohm: 100.0, at_4_ma: 4.0, at_20_ma: 20.0 };
+
     /// `at_4_ma` and `at_20_ma` in the property's unit; falling ranges are right too. `None` when
     /// the shunt is not positive or anything is not finite.
     pub fn new(shunt_ohm: f32, at_4_ma: f32, at_20_ma: f32) -> Option<Self> {
@@ -67,7 +58,7 @@ impl LoopRange {
 
     /// The loop's current, mA.
     pub fn current_ma(&self, count: i16) -> f32 {
-        f32::from(count) * VOLTS_PER_COUNT / self.shunt_ohm * 1_000.0
+        volts(count) / self.shunt_ohm * 1_000.0
     }
 
     /// The value in the property's unit. Between the faults and the ends of the range the line
@@ -77,80 +68,103 @@ impl LoopRange {
     /// [`MissingReason::OutOfRange`] beyond a fault limit, and at the converter's stop: 100 Ω
     /// reach it at 20.48 mA, below the fault limit, and what is above cannot be told.
     pub fn convert(&self, count: i16) -> Result<f32, MissingReason> {
-        let current_ma = self.current_ma(count);
-        if count == i16::MAX || !(FAULT_BELOW_MA..=FAULT_ABOVE_MA).contains(&current_ma) {
+        if count == i16::MAX {
+            return Err(MissingReason::OutOfRange);
+        }
+        self.of_volts(volts(count))
+    }
+
+    /// As [`convert`](Self::convert), of the voltage on the shunt.
+    ///
+    /// # Errors
+    /// [`MissingReason::OutOfRange`] beyond a fault limit.
+    pub fn of_volts(&self, volts: f32) -> Result<f32, MissingReason> {
+        let current_ma = volts / self.shunt_ohm * 1_000.0;
+        if !(FAULT_BELOW_MA..=FAULT_ABOVE_MA).contains(&current_ma) {
             return Err(MissingReason::OutOfRange);
         }
         Ok(self.at_4_ma + (current_ma - 4.0) / 16.0 * (self.at_20_ma - self.at_4_ma))
     }
 }
 
-/// The four inputs of one part.
-pub struct LoopInputs<I2C> {
-    adc: Ads1x1x<I2C, Ads1115, Resolution16Bit, OneShot>,
-    started: Option<Input>,
+/// One part, one conversion at a time.
+#[derive(Clone, Copy, Debug)]
+pub struct Ads1115 {
+    address: u8,
+    /// Config register of the conversion that runs; none while none does.
+    config: Option<u16>,
+    asked: u8,
 }
 
-impl<I2C: I2c> LoopInputs<I2C> {
-    /// The part at 48h…4Bh, by its ADDR pin; nothing is sent. `None` for any other address.
-    pub fn new(i2c: I2C, address: u8) -> Option<Self> {
-        let address = match address {
-            0x48 => TargetAddr::Gnd,
-            0x49 => TargetAddr::Vdd,
-            0x4A => TargetAddr::Sda,
-            0x4B => TargetAddr::Scl,
-            _ => return None,
-        };
-        Some(Self { adc: Ads1x1x::new_ads1115(i2c, address), started: None })
+impl Ads1115 {
+    /// The part at 48h…4Bh, by its ADDR pin. Nothing is sent.
+    pub const fn new(address: u8) -> Self {
+        Self { address, config: None, asked: 0 }
     }
 
-    /// Gives the bus back.
-    pub fn release(self) -> I2C {
-        self.adc.destroy_ads1115()
-    }
-
-    /// Starts a conversion; [`fetch`](Self::fetch) it within the returned time, ms. What was
-    /// started before and never fetched is forgotten: an old count never passes for a new one.
+    /// Starts a conversion of input 0…3 against ground; [`fetch`](Self::fetch) it after the
+    /// returned time, ms. One that still runs is waited for: while it does, the part takes no
+    /// start (SBAS444E §8.4.2.1), and its count would pass for the new one.
     ///
     /// # Errors
-    /// When the part does not acknowledge or the bus fails.
-    pub fn start(&mut self, input: Input) -> Result<u32, PartError> {
-        self.started = None;
-        if self.read(input)?.is_some() {
-            // That was the count nobody fetched; now the conversion starts.
-            self.read(input)?;
+    /// [`PartError::OutOfRange`] for another input, or when the part does not acknowledge or the
+    /// bus fails.
+    pub fn start(&mut self, i2c: &mut impl I2c, input: u8) -> Result<u32, PartError> {
+        self.config = None;
+        self.asked = 0;
+        if input > 3 {
+            return Err(PartError::OutOfRange);
         }
-        self.started = Some(input);
-        Ok(CONVERSION_MS_MAX)
+        // Start, AINn to ground, ±2.048 V, single shot, 128/s, no comparator (SBAS444E §8.6.3).
+        let config = 0xC583 | u16::from(input) << 12;
+        if self.read(i2c, CONFIG)? & IDLE != 0 {
+            self.write(i2c, config)?;
+        } else {
+            self.asked = STALE;
+        }
+        self.config = Some(config);
+        Ok(CONVERSION_MS)
     }
 
-    /// The count that was started, or `None` while it is not there yet.
+    /// The count of the conversion that was started.
     ///
     /// # Errors
-    /// [`PartError::NotStarted`], or when the part does not acknowledge or the bus fails.
-    pub fn fetch(&mut self) -> Result<Option<i16>, PartError> {
-        let input = self.started.ok_or(PartError::NotStarted)?;
-        let count = self.read(input)?;
-        if count.is_some() {
-            self.started = None;
+    /// [`PartError::NotStarted`], [`PartError::Late`] when it does not end,
+    /// [`PartError::Stranger`] when the part lost its settings meanwhile, or when it does not
+    /// acknowledge or the bus fails.
+    pub fn fetch(&mut self, i2c: &mut impl I2c) -> Result<Turn<i16>, PartError> {
+        let config = self.config.take().ok_or(PartError::NotStarted)?;
+        let now = self.read(i2c, CONFIG)?;
+        if now & IDLE == 0 {
+            if self.asked & !STALE >= ASKED_MAX {
+                return Err(PartError::Late);
+            }
+            self.asked += 1;
+            self.config = Some(config);
+            return Ok(Turn::Later(1));
         }
-        Ok(count)
+        if self.asked & STALE != 0 {
+            // That was the conversion nobody fetched; now this one starts.
+            self.asked = 0;
+            self.write(i2c, config)?;
+            self.config = Some(config);
+            return Ok(Turn::Later(CONVERSION_MS));
+        }
+        if now != config {
+            return Err(PartError::Stranger);
+        }
+        Ok(Turn::Done(self.read(i2c, CONVERSION)? as i16))
     }
 
-    fn read(&mut self, input: Input) -> Result<Option<i16>, PartError> {
-        let count = match input {
-            Input::A0 => self.adc.read(channel::SingleA0),
-            Input::A1 => self.adc.read(channel::SingleA1),
-            Input::A2 => self.adc.read(channel::SingleA2),
-            Input::A3 => self.adc.read(channel::SingleA3),
-        };
-        match count {
-            Ok(count) => Ok(Some(count)),
-            Err(nb::Error::WouldBlock) => Ok(None),
-            Err(nb::Error::Other(AdcError::I2C(error))) => Err(PartError::of_bus(error)),
-            // Only the comparator's settings are checked by the crate, and none is made here.
-            Err(nb::Error::Other(AdcError::InvalidInputData)) => Err(PartError::NotStarted),
-        }
+    fn write(&self, i2c: &mut impl I2c, config: u16) -> Result<(), PartError> {
+        let [high, low] = config.to_be_bytes();
+        i2c.write(self.address, &[CONFIG, high, low]).map_err(PartError::of_bus)
+    }
+
+    fn read(&self, i2c: &mut impl I2c, register: u8) -> Result<u16, PartError> {
+        let mut word = [0; 2];
+        i2c.write_read(self.address, &[register], &mut word).map_err(PartError::of_bus)?;
+        Ok(u16::from_be_bytes(word))
     }
 }
 

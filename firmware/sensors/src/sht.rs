@@ -2,8 +2,7 @@
 //!
 //! A measurement is started and fetched in two calls, so that a control loop never waits the
 //! 8 to 16 ms between them. That is why the `sht4x` crate is not used here: its `measure` sleeps
-//! in between, knows only one of the two families and brings fixed-point types. [`measure`] is the
-//! same for those who have async.
+//! in between, knows only one of the two families and brings fixed-point types.
 //!
 //! Deliberately absent: the heater, alerts and periodic mode.
 //!
@@ -53,33 +52,25 @@ pub struct Climate {
     pub humidity_pct: f32,
 }
 
-/// One part on a bus.
-#[derive(Debug)]
-pub struct Sht<I2C> {
-    i2c: I2C,
+/// One part.
+#[derive(Clone, Copy, Debug)]
+pub struct Sht {
     family: Family,
     address: u8,
 }
 
-impl<I2C> Sht<I2C> {
+impl Sht {
     /// A part at `address`, usually [`ADDRESS`]. Nothing is sent.
-    pub fn new(i2c: I2C, family: Family, address: u8) -> Self {
-        Self { i2c, family, address }
+    pub const fn new(family: Family, address: u8) -> Self {
+        Self { family, address }
     }
 
-    /// Gives the bus back.
-    pub fn release(self) -> I2C {
-        self.i2c
-    }
-}
-
-impl<I2C: I2c> Sht<I2C> {
     /// Starts a measurement; [`fetch`](Self::fetch) it after the returned time, ms.
     ///
     /// # Errors
     /// When the part does not acknowledge or the bus fails.
-    pub fn start(&mut self) -> Result<u32, PartError> {
-        self.i2c.write(self.address, self.family.command()).map_err(PartError::of_bus)?;
+    pub fn start(&mut self, i2c: &mut impl I2c) -> Result<u32, PartError> {
+        i2c.write(self.address, self.family.command()).map_err(PartError::of_bus)?;
         Ok(self.family.duration_ms())
     }
 
@@ -88,30 +79,11 @@ impl<I2C: I2c> Sht<I2C> {
     /// # Errors
     /// [`PartError::NoAnswer`] also when it is too early, or nothing was started: then the part
     /// does not acknowledge.
-    pub fn fetch(&mut self) -> Result<Climate, PartError> {
+    pub fn fetch(&mut self, i2c: &mut impl I2c) -> Result<Climate, PartError> {
         let mut answer = [0; 6];
-        self.i2c.read(self.address, &mut answer).map_err(PartError::of_bus)?;
+        i2c.read(self.address, &mut answer).map_err(PartError::of_bus)?;
         decode(self.family, answer)
     }
-}
-
-/// Starts, waits and fetches.
-///
-/// # Errors
-/// As [`Sht::start`] and [`Sht::fetch`].
-///
-/// # Cancellation safety
-/// Dropped in between, the part's measurement is lost and nothing else.
-pub async fn measure<I2C, D>(i2c: &mut I2C, delay: &mut D, family: Family, address: u8) -> Result<Climate, PartError>
-where
-    I2C: embedded_hal_async::i2c::I2c,
-    D: embedded_hal_async::delay::DelayNs,
-{
-    i2c.write(address, family.command()).await.map_err(PartError::of_bus)?;
-    delay.delay_ms(family.duration_ms()).await;
-    let mut answer = [0; 6];
-    i2c.read(address, &mut answer).await.map_err(PartError::of_bus)?;
-    decode(family, answer)
 }
 
 /// Checks and converts the six bytes of an answer: temperature, CRC, humidity, CRC.

@@ -1,5 +1,6 @@
 //! Profile files: what compiles, what is refused and how, and what the binary withstands.
 
+use sensors::part::{Bus, Part};
 use sensors::profile::{
     PROFILE_LEN_MAX, Profile, ProfileError,
     compile::{self, compile},
@@ -67,7 +68,8 @@ fn every_profile_file_is_built_in_and_the_readme_tells_how_each_was_verified() {
     assert_eq!(stems, names);
 
     let readme = std::fs::read_to_string(room.join("README.md")).unwrap();
-    let rows: Vec<&str> = readme.lines().filter(|it| it.starts_with("| `")).collect();
+    let headings = ["## Supported Modbus probes", "## Supported relay boards"];
+    let rows: Vec<_> = headings.into_iter().flat_map(|heading| rows(&readme, heading)).collect();
     assert_eq!(rows.len(), names.len(), "one row per profile");
     for file in files {
         let it = compile::load(&file).unwrap();
@@ -82,6 +84,38 @@ fn every_profile_file_is_built_in_and_the_readme_tells_how_each_was_verified() {
         );
         assert!(rows.contains(&row.as_str()), "README lacks this row:\n{row}");
     }
+}
+
+/// Rows of the table below a heading of the README.
+fn rows<'r>(readme: &'r str, heading: &str) -> Vec<&'r str> {
+    let (_, section) = readme.split_once(heading).unwrap();
+    let section = section.split("\n## ").next().unwrap();
+    section.lines().filter(|it| it.starts_with("| `")).collect()
+}
+
+#[test]
+fn the_readme_tells_every_part_and_what_it_gives() {
+    let wanted: Vec<String> = Part::ALL
+        .iter()
+        .map(|part| {
+            let quantities = part.quantities().iter().map(|it| format!("{} {}", it.name, it.unit));
+            let addresses = part.addresses().iter().map(|it| format!("{it:02X}h"));
+            let place = match part.bus() {
+                Bus::I2c => addresses.collect::<Vec<_>>().join(" "),
+                Bus::OneWire => "1-Wire".to_owned(),
+                Bus::Contact => "contact".to_owned(),
+                Bus::Counter => "counter".to_owned(),
+                Bus::Adc => "ADC".to_owned(),
+            };
+            let quantities = quantities.collect::<Vec<_>>().join(", ");
+            let times = (part.ready_ms(), part.turn_ms_max());
+            let (id, name, title) = (part.id(), part.name(), part.title());
+            format!("| `{name}` | {id} | {title} | {place} | {quantities} | {} | {} |", times.0, times.1)
+        })
+        .collect();
+    let readme = include_str!("../README.md");
+    let rows = rows(readme, "## Supported parts");
+    assert_eq!(rows, wanted, "the table would be\n{}", wanted.join("\n"));
 }
 
 #[test]
