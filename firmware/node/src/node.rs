@@ -4,6 +4,7 @@
 //! the stack is what a board shares with its network.
 
 use embedded_storage::nor_flash::NorFlash;
+use sensors::ezo::Water;
 use sensors::profile::Sample;
 use telemetry::limits::{RECORD_BYTES_MAX, SNAPSHOT_BYTES_MAX};
 use telemetry::mac::Key;
@@ -44,6 +45,9 @@ const PART_RELAY_BOARD: u8 = 3;
 
 /// What the host gives. Nothing of it may wait.
 pub trait Io: Lines {
+    /// What is known of the water, told just before [`Io::round_begins`]: for parts that reckon
+    /// with it.
+    fn water(&mut self, _water: &Water) {}
     /// A round begins: start what takes time on I2C, so that [`Io::direct`] has it at its end.
     fn round_begins(&mut self) {}
     /// The value of a direct input in its channel's unit, taken in this round.
@@ -429,7 +433,7 @@ impl<F: NorFlash> Node<F> {
         // Outputs first: whatever else happens, a restarted node's aerators come on.
         let mut steered = Steered { changes: heapless::Vec::new(), alarms: self.alarms };
         self.steer(now_ms, io, &mut steered);
-        match poll_sampler(&mut self.sampler, &self.config, now_us, io) {
+        match poll_sampler(&mut self.sampler, &self.config, &self.round, now_us, io) {
             Progress::Wait(until_us) => wake_us = wake_us.min(until_us),
             Progress::Done(began_us) => {
                 self.finish(began_us / 1_000, now_ms, io, &mut steered);
@@ -776,13 +780,33 @@ fn switch(config: &Config, sampler: &mut Sampler, io: &mut impl Io, actuator: u8
     }
 }
 
-fn poll_sampler(sampler: &mut Sampler, config: &Config, now_us: u64, io: &mut impl Io) -> Progress {
+fn poll_sampler(sampler: &mut Sampler, config: &Config, last: &Round, now_us: u64, io: &mut impl Io) -> Progress {
     let mut begun = false;
     let progress = sampler.poll(config, now_us, io, || begun = true);
     if begun {
+        io.water(&water(config, last));
         io.round_begins();
     }
     progress
+}
+
+/// What the last round and the config say of the water. A temperature that is measured, but was not
+/// this time, is NaN.
+fn water(config: &Config, last: &Round) -> Water {
+    let measured = |property: Property| {
+        let reading = last.readings.iter().find(|reading| {
+            let channel = config.channels.get(usize::from(reading.channel));
+            let fine = matches!(reading.quality, Quality::Present { flag, .. } if flag != Flag::Fail);
+            fine && channel.is_some_and(|channel| channel.property == property)
+        });
+        reading.map(|reading| property.value(reading.value) as f32)
+    };
+    let has_thermometer = config.channels.iter().any(|channel| channel.property == Property::WaterTemperature);
+    Water {
+        temperature_c: measured(Property::WaterTemperature).or(has_thermometer.then_some(f32::NAN)),
+        salinity: measured(Property::Salinity).or(Some(config.salinity_psu)),
+        pressure_hpa: measured(Property::AirPressure).or(Some(config.pressure_hpa)),
+    }
 }
 
 fn pace(config: &Config) -> Pace {

@@ -11,6 +11,7 @@
 
 use heapless::Vec;
 use sensors::modbus::{LineSettings, Step, Transaction};
+use sensors::part::Part;
 use sensors::profile::{Sample, Slot, SlotStep};
 use telemetry::MissingReason;
 use telemetry::limits::CHANNELS_MAX;
@@ -22,9 +23,10 @@ use crate::relay::Relays;
 const CHUNK: usize = 64;
 /// A round that begins at most this late keeps its place in the grid, µs.
 const LATE_US: u64 = 100_000;
-/// Time that direct inputs get from the beginning of a round, µs: an ADS1115 at 8 samples a second
-/// takes 125 ms (datasheet SBAS444, table 8), a SHT4x 9 ms.
+/// Time that direct inputs get from the beginning of a round at least, µs.
 const DIRECT_US: u64 = 200_000;
+/// What is added to a part's own time, µs, for its commands and for polls that come late.
+const DIRECT_LATE_US: u64 = 100_000;
 /// Steps of one line in one poll; the rest waits for the next.
 const STEPS_MAX: usize = 64;
 
@@ -174,13 +176,25 @@ impl Sampler {
         self.taken.clear();
         // A config has no more channels than there is room for.
         let _fits = self.taken.resize(config.channels.len(), Err(MissingReason::NotRead));
-        let direct = config.channels.iter().any(|channel| matches!(channel.source, Source::Direct { .. }));
-        self.direct_us = if direct { now_us + DIRECT_US } else { now_us };
+        self.direct_us = now_us + direct_us(config);
         for (bus, line) in (0u8..).zip(&mut self.lines) {
             line.next = probe_from(config, bus, 0);
         }
         self.relays.round(now_us);
     }
+}
+
+/// Time that the slowest direct input of a config needs, µs; 0 without any.
+fn direct_us(config: &Config) -> u64 {
+    let needs = config.channels.iter().map(|channel| match channel.source {
+        Source::Direct { input } => {
+            let part = config.inputs.get(usize::from(input)).and_then(|input| Part::from_id(input.part));
+            let ready_us = part.map_or(0, |part| u64::from(part.ready_ms()) * 1_000);
+            DIRECT_US.max(ready_us + DIRECT_LATE_US)
+        }
+        _ => 0,
+    });
+    needs.max().unwrap_or(0)
 }
 
 impl Line {

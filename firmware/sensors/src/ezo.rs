@@ -65,8 +65,9 @@ impl Circuit {
 /// What a circuit is told of the water.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Water {
-    /// Temperature, °C. Without it circuits reckon with 25 °C, that of oxygen with 20 °C: as
-    /// shipped.
+    /// Temperature, °C. Where nobody measures it, circuits reckon with 25 °C, that of oxygen with
+    /// 20 °C: as shipped. NaN where it is measured and not known now: then the last one counts
+    /// that was, and without any there is no value, for it might be off by a fifth.
     pub temperature_c: Option<f32>,
     /// Salinity, ‰; 0 without it.
     pub salinity: Option<f32>,
@@ -115,9 +116,15 @@ impl Ezo {
     /// Begins a turn; [`fetch`](Self::fetch) after the returned time, ms.
     ///
     /// # Errors
-    /// When the circuit does not acknowledge or the bus fails.
+    /// [`PartError::Untold`], or when the circuit does not acknowledge or the bus fails.
     pub fn start(&mut self, i2c: &mut impl I2c, water: Water) -> Result<u32, PartError> {
-        self.water = water;
+        let unknown = water.temperature_c.is_some_and(f32::is_nan) && self.circuit != Circuit::Temperature;
+        let temperature_c = if unknown { self.water.temperature_c } else { water.temperature_c };
+        self.step = Step::Idle;
+        self.water = Water { temperature_c, ..water };
+        if unknown && temperature_c.is_none() {
+            return Err(PartError::Untold);
+        }
         self.send(
             i2c,
             match self.circuit {

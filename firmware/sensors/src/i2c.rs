@@ -39,6 +39,9 @@ pub enum PartError {
     /// What came makes no answer.
     #[error("answer makes no sense")]
     Garbled,
+    /// It reckons with the water's temperature, which is not known yet.
+    #[error("temperature of the water is not known yet")]
+    Untold,
 }
 
 /// Where a measurement that was started stands.
@@ -82,6 +85,7 @@ impl PartError {
             Self::OutOfRange => MissingReason::OutOfRange,
             Self::PowerOn => MissingReason::PowerOnValue,
             Self::Garbled => MissingReason::Garbled,
+            Self::Untold => MissingReason::Input,
         }
     }
 }
