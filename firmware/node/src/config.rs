@@ -9,6 +9,7 @@ mod wiring;
 
 use heapless::Vec;
 use sensors::modbus::{Request, Settings};
+use sensors::part::Part;
 use sensors::profile::{CompensatedBy, PROFILE_LEN_MAX, Profile, Relay, Setting};
 use telemetry::limits::{ACTUATORS_MAX, CHANNELS_MAX, UNRECEIPTED_RECORDS_MAX};
 use telemetry::{ActuatorKind, Property};
@@ -646,8 +647,13 @@ impl Config {
                 compensated_by = Some(quantity.compensated_by);
             }
             Source::Direct { input } => {
-                if !self.inputs.is_empty() && usize::from(*input) >= self.inputs.len() {
+                let part = self.inputs.get(usize::from(*input));
+                if !self.inputs.is_empty() && part.is_none() {
                     return Err(wrong);
+                }
+                // This one is told of the water.
+                if part.is_some_and(|it| Part::from_id(it.part) == Some(Part::EzoDo)) {
+                    compensated_by = Some(CompensatedBy::Probe);
                 }
             }
             Source::Computed { formula, inputs } => {

@@ -1,6 +1,6 @@
 //! The real node core on parts that answer bytes: direct inputs from the config to the round.
 
-use node::config::{Calibration, Channel, Config, IMAGE_BYTES_MAX, Input, Source as From};
+use node::config::{Calibration, Channel, Config, ConfigError, IMAGE_BYTES_MAX, Input, Source as From};
 use node::sample::Lines;
 use node::{Identity, Io, Node, RestartCause};
 use sensors::ezo::Water;
@@ -81,6 +81,31 @@ impl Io for Board {
     }
 }
 
+/// What hangs on the board, and the config that names it.
+fn pond_board() -> (Bench, Config) {
+    let mut wire = OneWireBus::new();
+    let rom = wire.add(7, Property::WaterTemperature, 0.5);
+    wire.add(8, Property::AirTemperature, 0.0);
+    let mut bus = I2cBus::new(1);
+    bus.add(Part::EzoDo, 0x61, Property::WaterTemperature, 0.5).add(Part::Bme280, 0x76, Property::AirTemperature, 0.0);
+
+    let mut config = Config::new(1);
+    (config.period_s, config.salinity_psu) = (20, 12.0);
+    let inputs = [
+        (Property::WaterTemperature, Input { rom, ..Input::new(Part::Ds18b20.id(), 0, 0, 0) }),
+        (Property::DissolvedOxygen, Input::new(Part::EzoDo.id(), 0, 0x61, 0)),
+        // Corrected for its height.
+        (Property::AirPressure, Input { offset: 2.0, ..Input::new(Part::Bme280.id(), 0, 0x76, 2) }),
+    ];
+    for (number, (property, input)) in (0..).zip(inputs) {
+        config.inputs.push(input).unwrap();
+        let (calibration, limits) = (Calibration::default(), Default::default());
+        let source = From::Direct { input: number };
+        config.channels.push(Channel { property, source, calibration, limits, compensate_with: None }).unwrap();
+    }
+    (Bench { i2c: vec![bus], wires: vec![wire], ..Bench::default() }, config)
+}
+
 struct Run {
     node: Node<Nor>,
     board: Board,
@@ -90,37 +115,12 @@ struct Run {
 impl Run {
     /// Two thermometers on a wire, and an oxygen circuit and a barometer on I2C.
     fn new() -> Self {
-        let mut wire = OneWireBus::new();
-        let rom = wire.add(7, Property::WaterTemperature, 0.5);
-        wire.add(8, Property::AirTemperature, 0.0);
-        let mut bus = I2cBus::new(1);
-        bus.add(Part::EzoDo, 0x61, Property::WaterTemperature, 0.5).add(
-            Part::Bme280,
-            0x76,
-            Property::AirTemperature,
-            0.0,
-        );
-
-        let mut config = Config::new(1);
-        (config.period_s, config.salinity_psu) = (20, 12.0);
-        let inputs = [
-            (Property::WaterTemperature, Input { rom, ..Input::new(Part::Ds18b20.id(), 0, 0, 0) }),
-            (Property::DissolvedOxygen, Input::new(Part::EzoDo.id(), 0, 0x61, 0)),
-            // Corrected for its height.
-            (Property::AirPressure, Input { offset: 2.0, ..Input::new(Part::Bme280.id(), 0, 0x76, 2) }),
-        ];
-        for (number, (property, input)) in (0..).zip(inputs) {
-            config.inputs.push(input).unwrap();
-            let (calibration, limits) = (Calibration::default(), Default::default());
-            let source = From::Direct { input: number };
-            config.channels.push(Channel { property, source, calibration, limits, compensate_with: None }).unwrap();
-        }
+        let (bench, config) = pond_board();
         let drivers = config.inputs.iter().map(|input| {
             let part = Part::from_id(input.part).unwrap();
             let source = Source { part, bus: input.bus, address: input.address, rom: input.rom };
             Driver::new(source, 1 << input.quantity)
         });
-        let bench = Bench { i2c: vec![bus], wires: vec![wire], ..Bench::default() };
         let board = Board {
             bench,
             inputs: config.inputs.to_vec(),
@@ -185,4 +185,15 @@ fn a_round_waits_for_its_slowest_part_and_oxygen_knows_the_water_it_is_in() {
     let readings = run.round();
     assert_eq!(readings[2], Err(MissingReason::NoAnswer));
     assert!(readings[1].is_ok());
+}
+
+#[test]
+fn oxygen_that_its_circuit_compensates_is_not_compensated_again() {
+    let (_, mut config) = pond_board();
+    assert_eq!(config.validate(), Ok(()));
+    config.channels[1].compensate_with = Some(0);
+    assert_eq!(config.validate(), Err(ConfigError::CompensatedTwice(1)));
+    // A transmitter on a loop knows nothing of the water.
+    config.inputs[1].part = Part::Ads1115.id();
+    assert_eq!(config.validate(), Ok(()));
 }
