@@ -3,6 +3,7 @@
 use embassy_time::Duration;
 use node::config::Config;
 use node::settings::{Link as LinkSettings, Settings};
+use sensors::ezo::Water;
 use telemetry::MissingReason;
 
 /// Output and input pins, by the board's numbers (`board.toml`).
@@ -28,6 +29,8 @@ pub trait Watchdog {
 pub trait Parts {
     /// A config was taken on: these are its [`Config::inputs`].
     fn begin(&mut self, config: &Config, now_us: u64);
+    /// What is known of the water, just before a round begins: for parts that reckon with it.
+    fn water(&mut self, _water: &Water) {}
     /// A round begins: start what takes time.
     fn round_begins(&mut self, now_us: u64);
     /// Moves on; when to come again, µs since boot, `u64::MAX` for not before the next round.

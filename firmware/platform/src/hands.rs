@@ -2,6 +2,7 @@
 
 use node::config::{Actuator, Config, Output};
 use node::sample::Lines;
+use sensors::ezo::Water;
 use sensors::modbus::LineSettings;
 use telemetry::MissingReason;
 use telemetry::limits::ACTUATORS_MAX;
@@ -72,6 +73,10 @@ impl<P: Pins, A: Parts> Lines for Hands<P, A> {
 }
 
 impl<P: Pins, A: Parts> node::Io for Hands<P, A> {
+    fn water(&mut self, water: &Water) {
+        self.parts.water(water);
+    }
+
     fn round_begins(&mut self) {
         self.parts.round_begins(self.now_us);
     }
