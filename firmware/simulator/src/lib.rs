@@ -7,6 +7,7 @@
 //! does with it is the node's own code, unchanged; what the gateway does, the gateway's.
 
 pub mod clock;
+pub mod fittings;
 pub mod fleet;
 pub mod host;
 pub mod instrument;
@@ -15,5 +16,7 @@ pub mod nor;
 pub mod part;
 pub mod recorded;
 pub mod relay_board;
+pub mod serial_line;
 pub mod sites;
+pub mod tunnel;
 pub mod world;
