@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
+pub mod board;
 pub mod books;
 pub mod custodian;
 pub mod delivery;
