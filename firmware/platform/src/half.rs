@@ -188,8 +188,10 @@ impl<F: NorFlash, P: Pins, A: Parts, W: Watchdog> NodeHalf<F, P, A, W> {
         if let Some(ask) = self.hands.exchange.asks.try_take() {
             self.answer(ask, now_us);
         }
-        let mut wake_us = self.hands.parts.poll(now_us);
-        wake_us = wake_us.min(self.node.poll(now_us, &mut self.hands));
+        self.hands.parts.poll(now_us);
+        let mut wake_us = self.node.poll(now_us, &mut self.hands);
+        // A round that has just begun has started them.
+        wake_us = wake_us.min(self.hands.parts.poll(now_us));
         let rounds = self.node.counters().rounds;
         if rounds != self.rounds {
             (self.rounds, self.round_us) = (rounds, now_us);

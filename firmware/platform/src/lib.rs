@@ -40,6 +40,7 @@ pub mod kept;
 mod line;
 pub mod network;
 mod outbox;
+pub mod parts;
 mod random;
 pub mod scan;
 pub mod supervise;
