@@ -3,7 +3,7 @@
 use cortex_m::interrupt::InterruptNumber;
 use cortex_m::peripheral::NVIC;
 
-use crate::{clock, ethernet, uart};
+use crate::{clock, ethernet, executor, uart};
 
 /// Number of an interrupt.
 #[derive(Clone, Copy, Debug)]
@@ -28,6 +28,7 @@ unsafe fn DefaultHandler(number: i16) {
     match number {
         clock::TIMER0 => clock::on_timer(),
         ethernet::INTERRUPT => ethernet::on_interrupt(),
+        number if number == executor::HIGH as i16 => executor::on_interrupt(),
         number => {
             if !uart::on_interrupt(number) {
                 // Nobody asked for it; left on, it would come for ever.

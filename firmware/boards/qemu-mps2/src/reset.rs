@@ -9,8 +9,6 @@ use crate::stack;
 
 /// Return addresses that are kept of a fault.
 pub const TRACE_MAX: usize = 8;
-/// Bytes of a panic's place that are kept.
-const PLACE_MAX: usize = 48;
 /// Words of the stack that are searched for return addresses.
 const SEARCHED_MAX: u32 = 256;
 /// Bytes for the fault handlers' own stack.
@@ -57,20 +55,10 @@ pub struct Fault {
     pub address: u32,
     /// Words from the stack that look like return addresses, innermost first; then zeros.
     pub trace: [u32; TRACE_MAX],
-    /// Line of a panic; else 0.
-    pub line: u32,
-    place: [u8; PLACE_MAX],
 }
 
 impl Fault {
-    const NONE: Self =
-        Self { pc: 0, lr: 0, status: 0, address: 0, trace: [0; TRACE_MAX], line: 0, place: [0; PLACE_MAX] };
-
-    /// End of the path of the file in which the program panicked; else empty.
-    pub fn place(&self) -> &str {
-        let length = self.place.iter().position(|byte| *byte == 0).unwrap_or(PLACE_MAX);
-        core::str::from_utf8(self.place.get(..length).unwrap_or_default()).unwrap_or_default()
-    }
+    const NONE: Self = Self { pc: 0, lr: 0, status: 0, address: 0, trace: [0; TRACE_MAX] };
 }
 
 /// What a start knows of the run before it.
@@ -187,7 +175,7 @@ extern "C" fn note(frame: u32) -> ! {
     let of_frame = |index: u32| if whole { stack::word(frame + 4 * index) } else { None };
     let trace = trace(if whole { frame + 32 } else { stack::bounds().start });
     let (lr, pc) = (of_frame(5).unwrap_or(0), of_frame(6).unwrap_or(0));
-    end(cause, Fault { pc, lr, status, address, trace, ..Fault::NONE })
+    end(cause, Fault { pc, lr, status, address, trace })
 }
 
 macro_rules! handler {
@@ -216,15 +204,10 @@ macro_rules! handler {
 handler!("HardFault", hard_fault);
 handler!("NonMaskableInt", non_maskable);
 
+/// Does not look at the panic: its texts and places would take a tenth of the flash. The return addresses
+/// tell where it was.
 #[panic_handler]
-fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
     cortex_m::interrupt::disable();
-    let mut fault = Fault { trace: trace(cortex_m::register::msp::read()), ..Fault::NONE };
-    if let Some(location) = info.location() {
-        let path = location.file().as_bytes();
-        let end_of_path = path.get(path.len().saturating_sub(PLACE_MAX)..).unwrap_or_default();
-        fault.place.iter_mut().zip(end_of_path).for_each(|(place, byte)| *place = *byte);
-        fault.line = location.line();
-    }
-    end(Cause::Panic, fault)
+    end(Cause::Panic, Fault { trace: trace(cortex_m::register::msp::read()), ..Fault::NONE })
 }

@@ -74,7 +74,6 @@ async fn main(spawner: Spawner) {
     say!(rig.console, "boot {:?}, {} resets, kept {}", boot.cause, boot.resets, boot.kept);
     if let Some(fault) = boot.fault {
         say!(rig.console, "fault pc {:08x} at {:08x} trace {:08x?}", fault.pc, fault.address, fault.trace);
-        say!(rig.console, "fault place {}:{}", fault.place(), fault.line);
     }
     say!(rig.console, "seed {:02x?}", board.seed);
     let ethernet = Ethernet::start().unwrap_or_else(|| panic!("there is no LAN9118"));
