@@ -22,6 +22,8 @@ pub mod endpoint;
 pub mod entry;
 pub mod live;
 pub mod metric;
+#[cfg(feature = "field")]
+pub mod node_file;
 pub mod registry;
 pub mod sinks;
 

@@ -1,0 +1,3 @@
+//! A node made by writing a file.
+
+pub mod board;
