@@ -274,14 +274,18 @@ impl std::error::Error for Complaint {}
 /// Reads a TOML file into `T`, naming line and column of what does not fit.
 pub fn read<T: serde::de::DeserializeOwned>(file: &Path) -> Result<(T, String), Complaint> {
     let text = std::fs::read_to_string(file).map_err(|e| Complaint::whole(file, format!("read the file: {e}")))?;
-    let value = toml::from_str(&text).map_err(|e| {
+    Ok((parse(file, &text)?, text))
+}
+
+/// Reads the text of a TOML file into `T`, naming line and column of what does not fit.
+pub fn parse<T: serde::de::DeserializeOwned>(file: &Path, text: &str) -> Result<T, Complaint> {
+    toml::from_str(text).map_err(|e| {
         let what = e.message().replace('\n', " ");
         match e.span() {
-            Some(span) => Complaint::at(file, &text, span.start, what),
+            Some(span) => Complaint::at(file, text, span.start, what),
             None => Complaint::whole(file, what),
         }
-    })?;
-    Ok((value, text))
+    })
 }
 
 impl Config {

@@ -9,7 +9,7 @@ use crate::relay::{board_us_max, pace_us};
 impl Config {
     /// Longest slot of a probe, ms, with the two settings that one may be told first.
     #[inline(never)]
-    fn probe_slot_ms_max(&self, index: u8) -> Option<u64> {
+    pub fn probe_slot_ms_max(&self, index: u8) -> Option<u64> {
         let (_, profile, settings) = self.probe(index)?;
         let told = (0..2).filter_map(|n| self.setting(index, n)).map(|(r, s)| slot_us_max(&r, &s) / 1_000);
         Some(u64::from(slot_ms_max(&profile, &settings)) + told.sum::<u64>())
