@@ -55,6 +55,46 @@ pub enum Request {
     },
     /// Read registry and credentials again.
     Reload,
+    /// Give a node a config that is kept in the data directory.
+    ConfigPush {
+        /// The node.
+        node: String,
+        /// The config's number.
+        number: u16,
+        /// What its channels measure, by property number.
+        channels: Vec<u8>,
+        /// Who wants it.
+        by: String,
+    },
+    /// Mark a node's channel as being calibrated, or no longer.
+    Calibrate {
+        /// The node.
+        node: String,
+        /// The channel.
+        channel: u8,
+        /// For so long, in seconds; 0 = no longer.
+        for_s: u32,
+        /// Who calibrates.
+        by: String,
+    },
+    /// The newest values of a node as it shows them, before anything is stored; as JSON.
+    Newest {
+        /// The node.
+        node: String,
+    },
+}
+
+/// The newest values of a node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Newest {
+    /// When they came: UTC in milliseconds.
+    pub arrived_ms: i64,
+    /// Milliseconds on the node's clock when they were taken.
+    pub t_ms: u64,
+    /// Config they were taken under.
+    pub config: u16,
+    /// Channel, value, raw value (as the property's integers) and whether there is one.
+    pub readings: Vec<(u8, i32, Option<i32>, bool)>,
 }
 
 /// What became of it.
@@ -139,6 +179,36 @@ fn carry_out(gateway: &Gateway, request: Request) -> Answer {
         }
         Request::HeldDrop { index, by } => match acceptor.drop_held(index, by) {
             Ok(()) => done("dropped".into()),
+            Err(error) => refused(&error),
+        },
+        Request::ConfigPush { by, .. } | Request::Calibrate { by, .. } if by.trim().is_empty() => {
+            refused(&"say who wants this")
+        }
+        Request::ConfigPush { node, number, channels, by } => {
+            match acceptor.push_config(&node, number, &channels, &by) {
+                Ok(text) => done(text),
+                Err(error) => refused(&error),
+            }
+        }
+        Request::Calibrate { node, channel, for_s, by: _ } => match acceptor.calibrate(&node, channel, for_s) {
+            Ok(()) => done(if for_s == 0 { "calibration is over" } else { "calibration has begun" }.to_owned()),
+            Err(error) => refused(&error),
+        },
+        Request::Newest { node } => match acceptor.newest(&node) {
+            Ok(Some((arrived_ms, round))) => {
+                let readings = round.readings.iter();
+                let readings = readings.map(|it| {
+                    let is_there = matches!(it.quality, telemetry::Quality::Present { .. });
+                    (it.channel, it.value, it.raw, is_there)
+                });
+                let newest =
+                    Newest { arrived_ms, t_ms: round.t_ms, config: round.config, readings: readings.collect() };
+                match serde_json::to_string(&newest) {
+                    Ok(text) => done(text),
+                    Err(error) => refused(&error),
+                }
+            }
+            Ok(None) => refused(&format!("\"{node}\" has shown no values since this gateway started")),
             Err(error) => refused(&error),
         },
         Request::Reload => match acceptor.reload_credentials() {

@@ -13,6 +13,7 @@ pub mod api;
 pub mod broker;
 pub mod clock;
 pub mod config;
+pub mod configs;
 pub mod control;
 pub mod credentials;
 pub mod custody;
@@ -347,6 +348,7 @@ async fn care(config: &Config, gateway: &Arc<Gateway>, shutdown: &CancellationTo
         let acceptor = Arc::clone(&gateway.acceptor);
         let looked = tokio::task::spawn_blocking(move || {
             acceptor.offer_utc();
+            acceptor.offer_configs();
             if undated {
                 acceptor.resolve_undated();
             }

@@ -31,8 +31,8 @@ const EVENTS_MAX: usize = 64;
 const ORDERS_MAX: usize = 16;
 /// Longest real time between two looks at a host.
 const LOOK: Duration = Duration::from_millis(500);
-/// Longest MQTT packet either way; reports are 1 KiB.
-const PACKET_BYTES_MAX: usize = 4_096;
+/// Longest MQTT packet either way: the longest config image, sealed.
+const PACKET_BYTES_MAX: usize = 9_216;
 
 /// Where nodes connect to.
 #[derive(Clone, Debug)]

@@ -14,6 +14,7 @@ pub mod dating;
 mod decide;
 pub mod held;
 mod judge;
+mod orders;
 mod place;
 mod recovery;
 mod report;
@@ -36,6 +37,8 @@ use tokio::sync::Notify;
 
 use self::held::{HeldEntry, Index};
 use self::judge::Boards;
+pub use self::orders::OrderError;
+use self::orders::Orders;
 use self::place::Places;
 pub use self::recovery::described;
 pub use self::waiting::DecisionError;
@@ -83,6 +86,8 @@ pub struct Acceptor {
     downlinks: Downlinks,
     live: Arc<Live>,
     held_node_bytes: u64,
+    /// What persons want of nodes. Its lock is taken last.
+    orders: Orders,
     /// Told when entries of the held log are to be looked at again.
     due: Notify,
     myself: Weak<Acceptor>,
@@ -269,6 +274,7 @@ impl Acceptor {
             downlinks,
             live,
             held_node_bytes: limits.held_node_bytes,
+            orders: Orders::open(folder),
             due: Notify::new(),
             myself: myself.clone(),
         });
@@ -456,6 +462,8 @@ impl Acceptor {
     fn append(&self, core: &mut Core, node: &NodeName, entry: &Entry, appending: Appending) -> Result<(), AppendError> {
         let state = Arc::clone(&appending.state);
         let done = self.done(node, appending, None);
+        let news = if let Entry::Accepted(accepted) = entry { orders::news(accepted) } else { Vec::new() };
+        let done = if news.is_empty() { done } else { self.told(node, news, done) };
         match self.spool.append_then(&entry.encode(), &mut || recovery::encode_checkpoint(core), done) {
             Ok(_) => {
                 core.refusing = None;
@@ -471,6 +479,18 @@ impl Acceptor {
                 Err(error)
             }
         }
+    }
+
+    /// `done`, and then what a node has said of its orders.
+    fn told(&self, node: &NodeName, news: Vec<orders::News>, done: spool::Done) -> spool::Done {
+        let (node, myself) = (node.clone(), self.myself.clone());
+        Box::new(move |result| {
+            let durable = result.is_ok();
+            done(result);
+            if let Some(acceptor) = myself.upgrade().filter(|_| durable) {
+                acceptor.orders.hear(&node, &news);
+            }
+        })
     }
 
     /// What happens on a sync thread once an entry's fate is known; `waits` for one of the held log.
@@ -540,6 +560,7 @@ impl Acceptor {
             }
         };
         let now = self.clock.utc();
+        self.orders.learn(&arrival.node, now.ms, &snapshot.round);
         let (registry, description) = {
             let core = self.lock();
             let description = core.nodes.get(&arrival.node).and_then(|node| {

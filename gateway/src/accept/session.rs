@@ -110,7 +110,7 @@ impl Acceptor {
     }
 }
 
-fn seal(node: &NodeName, key: &Key, kind: Down, nonce: Nonce, body: &[u8]) -> Option<Bytes> {
+pub(super) fn seal(node: &NodeName, key: &Key, kind: Down, nonce: Nonce, body: &[u8]) -> Option<Bytes> {
     let mut sealed = [0; CONTROL_BYTES_MAX];
     let length = key.seal(node, kind, nonce, body, &mut sealed).ok()?;
     Some(Bytes::copy_from_slice(&sealed[..length]))
