@@ -2,9 +2,16 @@
 //! clap), 3 what was checked is wrong.
 
 #[cfg(feature = "field")]
+mod calibrate;
+#[cfg(feature = "field")]
 mod demo;
 mod held;
 mod inspect;
+mod node;
+#[cfg(feature = "field")]
+mod node_field;
+#[cfg(feature = "field")]
+mod provision;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -14,12 +21,9 @@ use anyhow::Context as _;
 use clap::{CommandFactory as _, Parser, Subcommand};
 use gateway::clock::SystemClock;
 use gateway::config::{Complaint, Config, Log};
-use gateway::control;
-use gateway::credentials::Credentials;
 use gateway::registry::Registry;
 use gateway::{Gateway, Surroundings, accept, listing, metric, run};
 use spool::Disk;
-use telemetry::NodeName;
 use tokio_util::sync::CancellationToken;
 
 /// What was checked is wrong.
@@ -55,19 +59,19 @@ enum Command {
     /// Show it all at once: a gateway and four simulated sites in this process, nothing to install
     #[cfg(feature = "field")]
     Demo(demo::DemoArguments),
-    /// Check configuration and registry files: file, line, column, what is wrong, what would be right
+    /// Check configuration, registry and node files: file, line, column, what is wrong, what would be right
     Check {
-        /// tianyu.toml or sites.toml files
+        /// tianyu.toml, sites.toml or node files
         #[arg(required = true, value_name = "FILE")]
         files: Vec<PathBuf>,
     },
-    /// Make, list and revoke nodes' credentials
+    /// Make nodes: credentials, images, configs, calibration
     Node {
         /// The gateway's data directory
         #[arg(long, value_name = "DIR", default_value = "tianyu-data")]
         data: PathBuf,
         #[command(subcommand)]
-        command: NodeCommand,
+        command: node::NodeCommand,
     },
     /// Look into the durable log, also while a gateway writes it
     Spool {
@@ -89,22 +93,6 @@ enum Command {
     Completions {
         /// bash, zsh, fish, elvish or powershell
         shell: clap_complete::Shell,
-    },
-}
-
-#[derive(Subcommand)]
-enum NodeCommand {
-    /// Make a node's token and key; the token is shown this once
-    Add {
-        /// Node name: 1 to 32 of a-z, 0-9 and '-'
-        name: String,
-    },
-    /// List nodes
-    List,
-    /// Revoke a node's token; a running gateway closes its connection at once
-    Revoke {
-        /// Node name
-        name: String,
     },
 }
 
@@ -135,7 +123,7 @@ fn command(command: Command) -> anyhow::Result<ExitCode> {
         #[cfg(feature = "field")]
         Command::Demo(arguments) => demo::run(arguments),
         Command::Check { files } => check(&files),
-        Command::Node { data, command } => node(&data, &command),
+        Command::Node { data, command } => node::run(&data, command),
         Command::Spool { data, command } => match command {
             SpoolCommand::Inspect => inspect::inspect(&data, false),
             SpoolCommand::Verify => inspect::inspect(&data, true),
@@ -235,6 +223,14 @@ fn check(files: &[PathBuf]) -> anyhow::Result<ExitCode> {
     let mut complaints = Vec::new();
     for file in files {
         let text = std::fs::read_to_string(file).with_context(|| format!("read {}", file.display()))?;
+        #[cfg(feature = "field")]
+        if gateway::node_file::NodeFile::is(&text) {
+            match gateway::node_file::NodeFile::load(file) {
+                Ok(node) => println!("{}", node_field::summary(&node)),
+                Err(found) => complaints.extend(found),
+            }
+            continue;
+        }
         // A registry file is known by its tables; everything else is a gateway's configuration.
         let registry = text.lines().any(|line| matches!(line.trim(), "[[site]]" | "[[node]]"));
         if registry {
@@ -265,43 +261,4 @@ fn shared_series(config: &Config, registry: &Registry) -> anyhow::Result<Vec<Com
     let described = accept::described(&Disk, &config.data_dir)
         .with_context(|| format!("read the log in {}", config.data_dir.display()))?;
     Ok(described.iter().flat_map(|(node, description)| registry.shared_series(node.as_str(), description)).collect())
-}
-
-fn node(data: &std::path::Path, command: &NodeCommand) -> anyhow::Result<ExitCode> {
-    let mut credentials = Credentials::open(data)?;
-    let name = |name: &str| NodeName::new(name).with_context(|| format!("\"{name}\""));
-    match command {
-        NodeCommand::Add { name: text } => {
-            let node = name(text)?;
-            let token = credentials.add(&node)?;
-            let key: String = credentials.key(&node).as_bytes().iter().map(|b| format!("{b:02x}")).collect();
-            println!("node  {node}\ntoken {token}\nkey   {key}");
-            eprintln!("The token is not kept and cannot be shown again.");
-            tell(data)?;
-        }
-        NodeCommand::List => {
-            for (name, entry) in credentials.list() {
-                let state = entry.revoked.as_ref().map_or_else(|| "valid".to_owned(), |at| format!("revoked {at}"));
-                println!("{name:32} made {}  {state}", entry.created);
-            }
-        }
-        NodeCommand::Revoke { name: text } => {
-            credentials.revoke(&name(text)?)?;
-            println!("revoked");
-            tell(data)?;
-        }
-    }
-    Ok(ExitCode::SUCCESS)
-}
-
-/// Tells a gateway that runs on this data to read its credentials again; without one there is
-/// nobody to tell.
-fn tell(data: &std::path::Path) -> anyhow::Result<()> {
-    use std::io::ErrorKind::{ConnectionRefused, NotFound};
-    match control::ask(data, &control::Request::Reload) {
-        Ok(answer) if answer.done => Ok(()),
-        Ok(answer) => anyhow::bail!("the running gateway did not take it: {}", answer.text),
-        Err(error) if matches!(error.kind(), NotFound | ConnectionRefused) => Ok(()),
-        Err(error) => Err(error).context("tell the running gateway; it reads the file again by itself within seconds"),
-    }
 }
