@@ -16,6 +16,7 @@ const QUALITY: &str = include_str!("../../firmware/telemetry/src/quality.rs");
 const RECORD: &str = include_str!("../../firmware/telemetry/src/record.rs");
 const LIMITS: &str = include_str!("../../firmware/telemetry/src/limits.rs");
 const CONTROL: &str = include_str!("../../firmware/node/src/control.rs");
+const SLOTS: &str = include_str!("../../firmware/node/src/slots.rs");
 const ALARMS: &str = include_str!("../../firmware/telemetry/src/alarm.rs");
 const GOLDEN: &str = include_str!("../../firmware/telemetry/tests/golden-1.txt");
 
@@ -148,6 +149,7 @@ fn every_table_of_the_page_is_that_of_the_code() -> Result<()> {
         ("reasons", reasons()?),
         ("events", events()?),
         ("causes", table(&["cause", ""], numbered(CONTROL, "pub enum Cause {")?)),
+        ("given up", table(&["reason", ""], numbered(SLOTS, "pub enum Reason {")?)),
         ("refusals", table(&["outcome", ""], numbered(CONTROL, "pub enum Refusal {")?)),
         ("alarms", table(&["alarm", ""], numbered(ALARMS, "pub enum Alarm {")?)),
         (

@@ -48,6 +48,9 @@ extern crate std;
 pub mod compute;
 pub mod config;
 pub mod control;
+pub mod envelope;
+pub mod faults;
+mod flash;
 mod judge;
 mod node;
 pub mod quality;
@@ -57,6 +60,8 @@ pub mod ring;
 pub mod sample;
 pub mod session;
 pub mod settings;
+pub mod slots;
 pub mod sun;
+pub mod trial;
 
 pub use node::{Counters, Identity, Io, Node, RestartCause};

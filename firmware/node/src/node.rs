@@ -20,6 +20,8 @@ use crate::judge::Judge;
 use crate::ring::{Overwritten, Ring};
 use crate::sample::{Lines, Progress, Sampler};
 use crate::session::{self, Pace, Session};
+use crate::slots::Reason;
+use crate::trial::Proof;
 
 /// Records of earlier boots that are looked at for what they say of stuck values.
 const RECALLED_MAX: u32 = 64;
@@ -411,15 +413,28 @@ impl<F: NorFlash> Node<F> {
         Ok(())
     }
 
-    /// Whether the config that runs has proved itself: every channel that control looks at has had
-    /// a value, and the gateway has the config's description. A host that has applied a new one
-    /// waits for this for a time of its own choice, and else boots with the one before.
-    pub fn is_config_proven(&self) -> bool {
+    /// How far the config that runs has proved itself, for [`crate::trial::Trial::judge`].
+    pub fn config_proof(&self) -> Proof {
         let read =
             self.config.control_channels().all(|n| self.read_once.checked_shr(u32::from(n)).unwrap_or(0) & 1 == 1);
         let told =
             self.described.zip(self.session.released()).is_some_and(|(described, released)| described <= released);
-        read && told
+        Proof { read, told }
+    }
+
+    /// Tells the gateway that the config with this number was given up, and why. Whether the flash
+    /// has it: then the host marks it as told ([`crate::slots::Slots::mark_told`]).
+    pub fn tell_given_up(&mut self, number: u16, reason: Reason, now_us: u64) -> bool {
+        let unkept = self.counters.unkept;
+        self.tell(now_us / 1_000, EventCode::ConfigGivenUp, 0, i64::from(number), reason as i64);
+        self.on && self.counters.unkept == unkept
+    }
+
+    /// Whether the config that runs has proved itself: every channel that control looks at has had
+    /// a value, and the gateway has the config's description. A host that has applied a new one
+    /// waits for this for a time of its own choice, and else boots with the one before.
+    pub fn is_config_proven(&self) -> bool {
+        self.config_proof() == Proof { read: true, told: true }
     }
 
     /// Does what is due at `now_us`; when to come again at the latest, µs since boot; never, while
@@ -557,6 +572,7 @@ impl<F: NorFlash> Node<F> {
         self.keep_round(now_ms);
         self.round_seq = next.filter(|_| self.counters.unkept == unkept);
         self.describe_again(now_ms);
+        self.make_room(now_ms);
         self.snapshot_due = true;
         if let Some(probe) = self.sampler.refuser() {
             self.tell(now_ms, EventCode::Fault, PART_PROBE, i64::from(probe), 0);
@@ -758,6 +774,16 @@ impl<F: NorFlash> Node<F> {
         if !kept {
             self.counters.unkept += 1;
             self.unsaid += 1;
+        }
+    }
+
+    /// Erases ahead of need, here where no probe has its slot.
+    #[inline(never)]
+    fn make_room(&mut self, now_ms: u64) {
+        match self.ring.as_mut().map(Ring::prepare) {
+            Some(Ok(Some(overwritten))) => self.own_up(overwritten, now_ms),
+            Some(Err(_)) => self.storage_fails = true,
+            Some(Ok(None)) | None => {}
         }
     }
 

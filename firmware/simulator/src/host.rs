@@ -8,7 +8,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use embedded_storage::nor_flash::{ErrorType, NorFlash, ReadNorFlash};
 use node::config::{Config, ConfigError, IMAGE_BYTES_MAX, Output};
+use node::faults::{Fault as Logged, FaultKind, FaultLog};
 use node::sample::Lines;
+use node::slots::{Reason, Slots, Source};
+use node::trial::{Trial, Verdict, number_of};
 use node::{Identity, Io, Node, RestartCause};
 use sensors::modbus::LineSettings;
 use telemetry::record::Round;
@@ -29,6 +32,11 @@ const STEPS_MAX: usize = 100_000;
 /// Rounds that a ledger remembers; the oldest make room.
 const LEDGER_MAX: usize = 100_000;
 
+/// Sectors of the two slots of the config, 12 KiB each.
+const SLOT_SECTORS: usize = 6;
+/// Sectors of the fault log.
+const FAULT_SECTORS: usize = 2;
+
 /// The flash of a node: stays when the node is gone.
 #[derive(Clone, Debug)]
 pub struct Flash(Arc<Mutex<Nor>>);
@@ -42,11 +50,7 @@ impl Flash {
     /// A flash that holds an image made by [`Flash::image`]; erased beyond its end.
     pub fn from_image(sectors: usize, image: &[u8]) -> Self {
         let flash = Self::new(sectors);
-        flash.with(|nor| {
-            for (place, byte) in nor.bytes_mut().iter_mut().zip(image) {
-                *place = *byte;
-            }
-        });
+        flash.with(|nor| nor.fill_from(image));
         flash
     }
 
@@ -246,6 +250,13 @@ pub struct Host {
     identity: Identity,
     config: Config,
     flash: Flash,
+    slots_flash: Flash,
+    faults_flash: Flash,
+    /// None while the flash of the slots does not answer.
+    slots: Option<Slots<Flash>>,
+    trial: Trial,
+    linked: bool,
+    boots: u32,
     node: Option<Node<Flash>>,
     board: Board,
     began_utc_ms: i64,
@@ -271,6 +282,12 @@ impl Host {
             identity,
             config,
             flash,
+            slots_flash: Flash::new(SLOT_SECTORS),
+            faults_flash: Flash::new(FAULT_SECTORS),
+            slots: None,
+            trial: Trial::none(),
+            linked: false,
+            boots: 0,
             node,
             board,
             began_utc_ms,
@@ -280,8 +297,22 @@ impl Host {
             rounds: 0,
             ledger,
         };
+        // As it leaves the factory: what it is to do is confirmed.
+        let mut image = vec![0; IMAGE_BYTES_MAX];
+        let length = host.config.encode(&mut image)?;
+        Config::decode(&image[..length])?;
+        if let Some(slots) = host.open_slots() {
+            // Flash without faults, and room for the longest image.
+            let kept = slots.stage(&image[..length], "factory", 0, Source::Factory).and_then(|()| slots.confirm());
+            kept.map_err(|_| ConfigError::TooMany("bytes"))?;
+        }
         host.power_on(RestartCause::Power, now_us)?;
         Ok(host)
+    }
+
+    fn open_slots(&mut self) -> Option<&mut Slots<Flash>> {
+        self.slots = Slots::open(self.slots_flash.clone(), self.identity.board).ok();
+        self.slots.as_mut()
     }
 
     /// Its clock runs fast by this share, or slow: 20 is what a common crystal is sold with. Has to
@@ -338,6 +369,30 @@ impl Host {
         &self.flash
     }
 
+    /// The flash of its config, also while it runs.
+    pub fn slots_flash(&self) -> &Flash {
+        &self.slots_flash
+    }
+
+    /// The flash of its fault log, also while it runs.
+    pub fn faults_flash(&self) -> &Flash {
+        &self.faults_flash
+    }
+
+    /// What is in its config slots.
+    pub fn slots(&self) -> Option<&Slots<Flash>> {
+        self.slots.as_ref()
+    }
+
+    /// A person at the console confirms the config that runs; whether that is kept.
+    pub fn confirm_config(&mut self) -> bool {
+        let kept = self.slots.as_mut().is_some_and(|slots| slots.confirm().is_ok());
+        if kept {
+            self.trial = Trial::none();
+        }
+        kept
+    }
+
     /// Its name.
     pub fn name(&self) -> &telemetry::NodeName {
         &self.identity.name
@@ -376,33 +431,99 @@ impl Host {
         self.wake_us = u64::MAX;
     }
 
-    /// Power comes back; a node that runs is restarted.
+    /// Power comes back; a node that runs is restarted, with the config that its slots say. Where
+    /// they say none, it is not provisioned and does nothing.
     ///
     /// # Errors
-    /// When its config is not valid.
+    /// When none of its configs is valid.
     pub fn power_on(&mut self, cause: RestartCause, now_us: u64) -> Result<(), ConfigError> {
         self.power_off();
-        self.flash.with(Nor::power_on);
-        let mut image = vec![0; IMAGE_BYTES_MAX];
-        let length = self.config.encode(&mut image)?;
-        let mut node = Node::new(self.identity.clone());
-        node.boot(self.flash.clone(), &image[..length], self.board.chance.bits(), 0, cause)?;
-        self.node = Some(node);
+        for flash in [&self.flash, &self.slots_flash, &self.faults_flash] {
+            flash.with(Nor::power_on);
+        }
         (self.booted_us, self.wake_us, self.rounds) = (now_us, now_us, 0);
         self.board.now_us = self.board.now_us.max(now_us);
+        self.boots += 1;
+        self.log(cause);
+        if let Some(slots) = self.open_slots() {
+            // A flash that does not take it: the node goes on with what runs.
+            let _counted = slots.boot_counted();
+        }
+        let mut outcome = Ok(());
+        // The config that runs and, if it is given up as not valid, the one before.
+        for _ in 0..2 {
+            outcome = self.boot(cause);
+            if outcome.is_ok() {
+                break;
+            }
+            let given_up = self.slots.as_mut().is_some_and(|slots| slots.condemn(Reason::Invalid).is_ok());
+            if !given_up {
+                break;
+            }
+        }
+        outcome
+    }
+
+    fn boot(&mut self, cause: RestartCause) -> Result<(), ConfigError> {
+        self.trial = Trial::none();
+        let Some(slots) = &mut self.slots else { return Ok(()) };
+        let mut buffer = vec![0; IMAGE_BYTES_MAX];
+        let Ok(image) = slots.read_image(&mut buffer) else { return Ok(()) };
+        let mut node = Node::new(self.identity.clone());
+        node.boot(self.flash.clone(), image, self.board.chance.bits(), 0, cause)?;
+        self.config = node.config().clone();
+        self.board.coils = coils(&self.config);
+        if let Some(given_up) = slots.untold().cloned()
+            && let node::slots::State::Condemned { reason, .. } = given_up.state
+        {
+            let mut head = [0; 16];
+            let number = slots.read(&given_up, 0, &mut head).ok().and_then(|_| number_of(&head)).unwrap_or(0);
+            if node.tell_given_up(number, reason, 0) {
+                // Told again after the next boot when this is not kept.
+                let _kept = slots.mark_told();
+            }
+        }
+        if slots.running().is_some_and(|entry| matches!(entry.state, node::slots::State::Trial { .. })) {
+            self.trial = Trial::begin(&self.config, 0);
+        }
+        self.node = Some(node);
         Ok(())
+    }
+
+    /// What ended the boot before is logged, where it was a fault.
+    fn log(&mut self, cause: RestartCause) {
+        let kind = match cause {
+            RestartCause::Watchdog => FaultKind::Watchdog,
+            RestartCause::BrownOut => FaultKind::BrownOut,
+            RestartCause::Fault => FaultKind::Processor,
+            _ => return,
+        };
+        let fault = Logged {
+            kind,
+            boot: self.boots,
+            uptime_s: 0,
+            pc: 0,
+            lr: 0,
+            address: 0,
+            trace: [0; 4],
+            stack_bytes: 0,
+            detail: 0,
+        };
+        // A log that cannot be kept stops no node.
+        let _kept = FaultLog::open(self.faults_flash.clone()).and_then(|mut log| log.append(&fault));
     }
 
     /// Erases the flash: the node loses all that it kept, and what is told of its ring. It has to
     /// be off.
     pub fn erase_ring(&mut self) {
         if self.node.is_none() {
-            self.flash.with(|nor| nor.bytes_mut().fill(0xff));
+            self.flash.with(|nor| nor.fill_from(&[]));
         }
     }
 
     /// MQTT is connected and subscribed.
     pub fn connected(&mut self) {
+        self.linked = true;
         let now_us = self.own_us(self.board.now_us);
         if let Some(node) = &mut self.node {
             node.connected(now_us);
@@ -412,6 +533,7 @@ impl Host {
 
     /// MQTT is gone.
     pub fn disconnected(&mut self) {
+        self.linked = false;
         let now_us = self.own_us(self.board.now_us);
         self.board.outbox.clear();
         if let Some(node) = &mut self.node {
@@ -420,17 +542,52 @@ impl Host {
         self.wake_us = self.board.now_us;
     }
 
-    /// A message of a down topic came. Configs are stored and take effect.
+    /// A message of a down topic came. A config goes into the slot that does not run, takes effect
+    /// and is on trial.
     pub fn message(&mut self, kind: Down, payload: &[u8]) {
         let now_us = self.own_us(self.board.now_us);
         if let Some(node) = &mut self.node
             && let Some(image) = node.message(kind, payload, now_us)
-            && node.apply(image, now_us).is_ok()
+            && let Some(slots) = &mut self.slots
+            && slots.stage(image, "gateway", 0, Source::Mqtt).is_ok()
         {
-            self.config = node.config().clone();
-            self.board.coils = coils(&self.config);
+            if node.apply(image, now_us).is_ok() {
+                self.config = node.config().clone();
+                self.board.coils = coils(&self.config);
+                self.trial = Trial::begin(&self.config, now_us / 1_000);
+            } else {
+                // Not kept: then the next boot finds out the same.
+                let _given_up = slots.condemn(Reason::Invalid);
+            }
         }
         self.wake_us = self.board.now_us;
+    }
+
+    /// Confirms the config on trial, or goes back to the one before.
+    fn judge(&mut self) {
+        let now_ms = self.own_us(self.board.now_us) / 1_000;
+        let (Some(node), Some(slots)) = (&self.node, &mut self.slots) else { return };
+        match self.trial.judge(node.config_proof(), now_ms) {
+            Verdict::Wait(until_ms) => {
+                let until_us = self.true_us(until_ms.saturating_mul(1_000));
+                self.wake_us = self.wake_us.min(until_us);
+            }
+            Verdict::Confirm => match slots.confirm() {
+                Ok(()) => self.trial = Trial::none(),
+                Err(_) => self.trial.put_off(now_ms),
+            },
+            Verdict::GiveUp(reason) => match slots.condemn(reason) {
+                Ok(()) => {
+                    let linked = self.linked;
+                    // The one before ran already.
+                    let restarted = self.power_on(RestartCause::Software, self.board.now_us);
+                    if linked && restarted.is_ok() {
+                        self.connected();
+                    }
+                }
+                Err(_) => self.trial.put_off(now_ms),
+            },
+        }
     }
 
     /// What the node wants published next.
@@ -447,6 +604,7 @@ impl Host {
             }
             self.pass(now_us);
             self.poll();
+            self.judge();
         }
         self.pass(until_us);
     }

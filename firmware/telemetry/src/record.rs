@@ -53,6 +53,9 @@ pub enum EventCode {
     CommandAnswered,
     /// The ring was formatted; value = ring id.
     RingFormatted,
+    /// A config was given up and the one before runs again; value = the number of the one given up, detail = why (a table
+    /// of `CUSTODY.md`).
+    ConfigGivenUp,
     /// A kind this version does not know, kept by number.
     Other(u8),
 }
@@ -69,6 +72,7 @@ impl EventCode {
             6 => Self::Alarm,
             7 => Self::CommandAnswered,
             8 => Self::RingFormatted,
+            9 => Self::ConfigGivenUp,
             other => Self::Other(other),
         }
     }
@@ -84,6 +88,7 @@ impl EventCode {
             Self::Alarm => 6,
             Self::CommandAnswered => 7,
             Self::RingFormatted => 8,
+            Self::ConfigGivenUp => 9,
             Self::Other(id) => id,
         }
     }

@@ -15,7 +15,7 @@ use crate::record::{self, Record, Round};
 use crate::rounds::{RoundsReader, RoundsWriter};
 
 /// CRC-32C (Castagnoli), as iSCSI has it.
-const CRC: crc::Crc<u32> = crc::Crc::<u32>::new(&crc::CRC_32_ISCSI);
+static CRC: crc::Crc<u32> = crc::Crc::<u32>::new(&crc::CRC_32_ISCSI);
 const CRC_ITEM: usize = 5;
 const FIXED_ITEMS: u8 = 7;
 /// Segments in one report: what still fits a one-byte array head.
@@ -32,6 +32,34 @@ pub fn digest_of_both(head: &[u8], tail: &[u8]) -> u32 {
     digest.update(head);
     digest.update(tail);
     digest.finalize()
+}
+
+/// The same, piece by piece.
+#[derive(Clone)]
+pub struct Digest(crc::Digest<'static, u32>);
+
+impl core::fmt::Debug for Digest {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str("Digest")
+    }
+}
+
+impl Default for Digest {
+    fn default() -> Self {
+        Self(CRC.digest())
+    }
+}
+
+impl Digest {
+    /// Adds what follows.
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// The check sum of all that was added.
+    pub fn finalize(self) -> u32 {
+        self.0.finalize()
+    }
 }
 
 /// What every version of a report says in the same way.

@@ -3,11 +3,17 @@
 use telemetry::limits::RECORD_BYTES_MAX;
 use telemetry::report::{digest, digest_of_both};
 
-const MAGIC: u32 = u32::from_be_bytes(*b"TYR1");
-/// Room of a sector's header: a multiple of every write size in use.
-pub(super) const HEADER: usize = 32;
-/// Largest write size that is supported, in bytes (STM32H7 has 32).
-pub(super) const ALIGN_MAX: usize = 32;
+use crate::flash::ALIGN_MAX;
+
+/// Names the layout. A ring of another one (TYR1 had one header a sector) is none: a new one is made
+/// in its place, and the node says so.
+const MAGIC: u32 = u32::from_be_bytes(*b"TYR2");
+/// Room of one copy of a sector's header: a multiple of every write size in use.
+pub(super) const HEADER_COPY: usize = 32;
+/// How often a sector's header is written: no one word may take a sector with it.
+pub(super) const COPIES: usize = 2;
+/// Room of a sector's header.
+pub(super) const HEADER: usize = COPIES * HEADER_COPY;
 /// Bytes before a frame's content: length, low half of the seq, check sum.
 pub(super) const FRAME_HEAD: usize = 8;
 pub(super) const FRAME_MAX: usize = FRAME_HEAD + RECORD_BYTES_MAX + ALIGN_MAX;
@@ -23,6 +29,13 @@ pub(super) struct Head {
 impl Head {
     pub(super) fn bytes(&self) -> [u8; HEADER] {
         let mut bytes = [0xff; HEADER];
+        let copy = self.copy();
+        bytes.chunks_exact_mut(HEADER_COPY).for_each(|place| place.copy_from_slice(&copy));
+        bytes
+    }
+
+    fn copy(&self) -> [u8; HEADER_COPY] {
+        let mut bytes = [0xff; HEADER_COPY];
         let mut fields = [0; 16];
         for (place, field) in fields.chunks_exact_mut(4).zip([MAGIC, self.ring, self.generation, self.first]) {
             place.copy_from_slice(&field.to_be_bytes());
@@ -32,7 +45,7 @@ impl Head {
         bytes
     }
 
-    pub(super) fn parse(bytes: &[u8; HEADER]) -> Option<Self> {
+    pub(super) fn parse(bytes: &[u8; HEADER_COPY]) -> Option<Self> {
         let (fields, rest) = bytes.split_at(16);
         let word = |at: usize| Some(u32::from_be_bytes(bytes.get(at..at + 4)?.try_into().ok()?));
         let sound = word(0)? == MAGIC && word(16)? == digest(fields) && rest.get(4..)?.iter().all(|b| *b == 0xff);
