@@ -264,10 +264,11 @@ impl<F: NorFlash> Node<F> {
         self.round_seq
     }
 
-    /// Until when its lines are free for others, µs since boot; `None` in the middle of a round.
-    /// For a host that looks for probes between rounds.
-    pub fn lines_rest_until_us(&self) -> Option<u64> {
-        if self.on { self.sampler.rests_until_us() } else { Some(u64::MAX) }
+    /// Until when a line is free for others, µs since boot; `None` in the middle of a round or of a relay
+    /// board's turn. For a host that looks for probes in between. A coil that has to be switched does not
+    /// wait for that: then the host gives way.
+    pub fn line_rests_until_us(&self, bus: u8) -> Option<u64> {
+        if self.on { self.sampler.rests_until_us(&self.config, bus) } else { Some(u64::MAX) }
     }
 
     /// Whether an actuator is to be on.

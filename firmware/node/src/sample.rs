@@ -132,9 +132,11 @@ impl Sampler {
         self.taken.get(channel).copied().unwrap_or(Err(MissingReason::NotRead))
     }
 
-    /// When the next round begins; `None` in the middle of one.
-    pub(crate) fn rests_until_us(&self) -> Option<u64> {
-        self.began_us.is_none().then_some(self.next_us)
+    /// When a line is next asked something, as far as is known now; `None` while it is, or during a round.
+    pub(crate) fn rests_until_us(&self, config: &Config, bus: u8) -> Option<u64> {
+        let line = self.lines.get(usize::from(bus))?;
+        let rests = self.began_us.is_none() && line.turn.is_none();
+        rests.then(|| self.next_us.min(self.relays.wake_us(config, bus)))
     }
 
     /// A probe that does not take its settings; each is named once.

@@ -61,8 +61,14 @@ impl<F: NorFlash, P: Pins, A: Parts, W: Watchdog> NodeHalf<F, P, A, W> {
     /// Moves a scan on; when to come again.
     pub(crate) fn poll_scan(&mut self, now_us: u64) -> u64 {
         let Some(scan) = &mut self.scan else { return u64::MAX };
-        let Some(mut line) = self.hands.exchange.line(usize::from(scan.bus())) else { return u64::MAX };
-        match scan.poll(self.node.config(), now_us, self.node.lines_rest_until_us(), &mut line) {
+        let bus = scan.bus();
+        let Some(mut line) = self.hands.exchange.line(usize::from(bus)) else { return u64::MAX };
+        if scan.is_asking() && self.hands.lent.is_none() {
+            scan.give_way();
+        }
+        let progress = scan.poll(self.node.config(), now_us, self.node.line_rests_until_us(bus), &mut line);
+        self.hands.lent = scan.is_asking().then_some(bus);
+        match progress {
             Progress::Wait(until_us) => until_us,
             Progress::Done(scanned) => {
                 self.scan = None;

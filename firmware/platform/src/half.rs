@@ -4,6 +4,9 @@
 //! A board runs [`NodeHalf::run`] in a task of its own, in an executor of higher priority where it has
 //! one.
 
+#[cfg(test)]
+mod tests;
+
 use core::mem::MaybeUninit;
 
 use embassy_futures::select::select;

@@ -18,11 +18,13 @@ pub(crate) struct Hands<P, A> {
     pub(crate) parts: A,
     outputs: [Output; ACTUATORS_MAX],
     pub(crate) now_us: u64,
+    /// The line that a scan uses: what comes there is not the node's, until it sends itself.
+    pub(crate) lent: Option<u8>,
 }
 
 impl<P: Pins, A: Parts> Hands<P, A> {
     pub(crate) fn new(exchange: &'static Exchange, pins: P, parts: A) -> Self {
-        Self { exchange, pins, parts, outputs: [Output::Host; ACTUATORS_MAX], now_us: 0 }
+        Self { exchange, pins, parts, outputs: [Output::Host; ACTUATORS_MAX], now_us: 0, lent: None }
     }
 
     /// Another config runs. A pin that it does not name any more is switched off.
@@ -64,10 +66,14 @@ impl<P: Pins, A: Parts> Lines for Hands<P, A> {
     fn send(&mut self, bus: u8, line: &LineSettings, frame: &[u8]) {
         if let Some(wire) = self.exchange.line(usize::from(bus)) {
             wire.send(line, frame);
+            self.lent = self.lent.filter(|lent| *lent != bus);
         }
     }
 
     fn receive(&mut self, bus: u8, buffer: &mut [u8]) -> usize {
+        if self.lent == Some(bus) {
+            return 0;
+        }
         self.exchange.line(usize::from(bus)).map_or(0, |wire| wire.receive(buffer))
     }
 }

@@ -99,7 +99,7 @@ impl Line {
     }
 
     /// Keeps the newest bytes: a line that babbles is cut off by its turn's own time.
-    fn hear(&self, bytes: &[u8]) {
+    pub(crate) fn hear(&self, bytes: &[u8]) {
         self.with(|state| {
             for byte in bytes {
                 if state.heard.is_full() {
@@ -108,6 +108,12 @@ impl Line {
                 let _fits = state.heard.push_back(*byte);
             }
         });
+    }
+
+    /// Takes the request as the port would.
+    #[cfg(test)]
+    pub(crate) fn take(&self) -> Option<(LineSettings, Vec<u8, REQUEST_LEN_MAX>)> {
+        self.with(|state| state.request.take())
     }
 
     async fn request(&self) -> (LineSettings, Vec<u8, REQUEST_LEN_MAX>) {

@@ -10,9 +10,9 @@ use sensors::profile::{NAME_LEN_MAX, Profile, Slot, SlotStep, slot_ms_max};
 
 use crate::ask::{Frame, Scanned};
 
-/// An address that says nothing for so long is nobody's, ms: instruments answer within 100 ms
-/// (domain page, Modbus timings).
-const RESPONSE_MS: u16 = 150;
+/// An address that says nothing for so long is nobody's, ms, where no profile of the config takes longer:
+/// most instruments answer within 100 ms.
+const RESPONSE_MS_MIN: u16 = 150;
 /// Bytes taken off a line at once.
 const CHUNK: usize = 32;
 /// Rounds that are waited for room on a line before that is given up.
@@ -73,12 +73,28 @@ impl Scan {
             .filter_map(|index| config.probe(index))
             .find(|(probe, ..)| probe.bus == bus)
             .map_or(LineSettings::DEFAULT, |(.., settings)| settings.line);
-        let settings = Settings { line, echo: false, response_ms: RESPONSE_MS, retries: 0 };
+        let slowest = (0..PROFILES_MAX as u8).filter_map(|index| profile(config, index));
+        let response_ms = slowest.map(|profile| profile.settings().response_ms).max().unwrap_or(0);
+        let settings = Settings { line, echo: false, response_ms: response_ms.max(RESPONSE_MS_MIN), retries: 0 };
         Self { bus, address, settings, turn: Turn::None, found: None, next_profile: 0, waits: (0, 0) }
     }
 
     pub(crate) fn bus(&self) -> u8 {
         self.bus
+    }
+
+    /// Whether somebody is being asked, so that what comes is the answer.
+    pub(crate) fn is_asking(&self) -> bool {
+        !matches!(self.turn, Turn::None)
+    }
+
+    /// The node has the line to itself: what was being asked is asked again later.
+    pub(crate) fn give_way(&mut self) {
+        match core::mem::replace(&mut self.turn, Turn::None) {
+            Turn::None => {}
+            Turn::Ask(_) => self.found = None,
+            Turn::Read(index, _) => self.next_profile = index,
+        }
     }
 
     /// Moves on. `free_until_us` is until when the line is free; `None` while it is not.
