@@ -13,7 +13,8 @@ pub const BOARD_BYTES_MAX: usize = 16;
 /// Bytes around an image at most.
 pub const ENVELOPE_BYTES_MAX: usize = 5 + BOARD_BYTES_MAX + 8;
 
-const MAGIC: [u8; 3] = *b"TYI";
+/// What an envelope begins with; no image does.
+pub const MAGIC: [u8; 3] = *b"TYI";
 
 /// Why an envelope is not opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

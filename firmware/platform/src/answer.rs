@@ -2,7 +2,6 @@
 
 use embedded_storage::nor_flash::NorFlash;
 use node::config::{Output, Source};
-use node::settings::{SETTINGS_BYTES_MAX, Settings};
 use sensors::modbus::LineSettings;
 use telemetry::Quality;
 
@@ -32,13 +31,13 @@ impl<F: NorFlash, P: Pins, A: Parts, W: Watchdog> NodeHalf<F, P, A, W> {
             Ask::Config => Answer::Config(self.has_config.then(|| {
                 let config = self.node.config();
                 let counts = (config.channels.len() as u8, config.actuators.len() as u8);
-                (config.number, config.digest(), config.period_s, counts.0, counts.1, self.trial())
+                (config.number, config.digest(), config.period_s, counts.0, counts.1, self.keep.standing())
             })),
             Ask::Actuator(index) => Answer::Actuator(self.actuator(index)),
             Ask::Calibrate { channel, for_s } => Answer::Calibrated(self.node.calibrate(channel, for_s, now_us)),
-            Ask::Confirm => Answer::Confirmed(false),
-            Ask::History(_) => Answer::History(None),
-            Ask::Fault(_) => Answer::Fault(None),
+            Ask::Confirm => Answer::Confirmed(self.keep.confirm()),
+            Ask::History(n) => Answer::History(self.keep.history(n)),
+            Ask::Fault(n) => Answer::Fault(self.keep.fault(n)),
             Ask::SelfTest => Answer::Tested(self.test()),
             Ask::Scan { bus, address } => {
                 if self.hands.exchange.line(usize::from(bus)).is_some() {
@@ -100,7 +99,7 @@ impl<F: NorFlash, P: Pins, A: Parts, W: Watchdog> NodeHalf<F, P, A, W> {
             asked: self.before.asked,
             fault: self.before.fault,
             degraded: self.degraded,
-            config: self.has_config.then(|| (node.config().number, node.config().digest(), self.trial())),
+            config: self.has_config.then(|| (node.config().number, node.config().digest(), self.keep.standing())),
             ring,
             held,
             session: node.session().is_open(),
@@ -174,23 +173,20 @@ impl<F: NorFlash, P: Pins, A: Parts, W: Watchdog> NodeHalf<F, P, A, W> {
 
     fn read_back(&mut self) -> Option<usize> {
         let mut buffer = self.hands.exchange.image.try_lock().ok()?;
-        self.keep.configs.newest(&mut *buffer).map(|(length, _)| length)
+        self.keep.read_config(&mut *buffer)
     }
 
     fn stored(&mut self) -> Stored {
-        let mut bytes = [0; SETTINGS_BYTES_MAX];
-        let settings = self.keep.settings.newest(&mut bytes);
-        let name = settings.and_then(|(length, _)| Settings::decode(bytes.get(..length)?).ok());
-        bytes.fill(0);
-        let config = self.stored_config.zip(self.keep.configs.crc()).map(|(number, crc)| {
+        let settings = self.keep.settings();
+        let config = self.keep.stored_config().map(|(number, crc)| {
             let runs = self.has_config && number == self.node.config().number;
-            (number, crc, if runs { self.trial() } else { Trial::Stored })
+            (number, crc, if runs { self.keep.standing() } else { Trial::Stored })
         });
         Stored {
             board: self.facts.board,
             firmware: self.facts.firmware,
-            name: name.map(|settings| settings.name),
-            settings: settings.map(|(_, crc)| crc),
+            settings: settings.as_ref().map(|(_, crc)| *crc),
+            name: settings.map(|(settings, _)| settings.name),
             config,
             boot: self.node.boot_number(),
         }

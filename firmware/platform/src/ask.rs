@@ -184,6 +184,9 @@ pub struct Stored {
 /// Why something that was sent is not stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotStored {
+    /// Its envelope says that it is not for this board, or not whole.
+    #[error(transparent)]
+    Envelope(node::envelope::EnvelopeError),
     /// The settings are not possible.
     #[error(transparent)]
     Settings(node::settings::SettingsError),
@@ -193,6 +196,9 @@ pub enum NotStored {
     /// The config that runs is as new.
     #[error("its number is not above that of the one that runs")]
     NotNewer,
+    /// The config that runs is on trial, and the place of the new one is that of the one before.
+    #[error("the config that runs is on trial: it has to be confirmed first")]
+    OnTrial,
     /// The flash did not take it.
     #[error("the flash does not take it")]
     Flash,

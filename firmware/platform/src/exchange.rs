@@ -26,8 +26,9 @@ pub const SMALL_BYTES_MAX: usize = 128;
 const DOWN_MAX: usize = 4;
 /// Around an image in a packet: fixed header, topic, properties, and the seal.
 const AROUND_BYTES: usize = 8 + TOPIC_BYTES_MAX + 32 + 32;
-/// Bytes of the buffer that holds a whole config image, or a packet with one.
+/// Bytes of the buffer that holds a whole config image in its envelope, or a packet with one.
 pub const IMAGE_BUFFER_BYTES: usize = IMAGE_BYTES_MAX + AROUND_BYTES;
+const _: () = assert!(AROUND_BYTES >= node::envelope::ENVELOPE_BYTES_MAX);
 
 /// The buffer that is large enough for a whole config. There is one, because RAM is what a small
 /// board has least of: MQTT receives into it, the console collects what it is sent in it, and the

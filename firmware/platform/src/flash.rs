@@ -47,11 +47,12 @@ impl Range {
 pub struct Map {
     /// The offline ring.
     pub ring: Range,
-    /// Two places for configs, so that one is whole while the other is written.
+    /// Two places for configs, so that one is whole while the other is written: of one size, one behind the
+    /// other.
     pub config: [Range; 2],
     /// Settings: two places, so at least two sectors.
     pub settings: Range,
-    /// Faults.
+    /// Faults: at least two sectors.
     pub faults: Range,
     /// Two places for firmware; the running one is where the board boots from.
     pub image: [Range; 2],
@@ -68,7 +69,9 @@ impl Map {
     /// Whether each lies in a flash of `capacity` bytes, on whole sectors of `sector` bytes, and no two
     /// overlap. A board asserts this in a constant.
     pub const fn is_sound(&self, capacity: u32, sector: u32) -> bool {
-        if self.settings.bytes < 2 * sector {
+        let [first, second] = self.config;
+        let beside = first.end() == second.from && first.bytes == second.bytes;
+        if !beside || self.settings.bytes < 2 * sector || self.faults.bytes < 2 * sector {
             return false;
         }
         let all = self.all();
@@ -322,8 +325,8 @@ mod tests {
             ring: sectors(0, 8),
             config: [sectors(8, 3), sectors(11, 3)],
             settings: sectors(14, 2),
-            faults: sectors(16, 1),
-            image: [sectors(17, 7), sectors(24, 8)],
+            faults: sectors(16, 2),
+            image: [sectors(18, 6), sectors(24, 8)],
         }
     }
 
@@ -333,6 +336,8 @@ mod tests {
         assert!(!map().is_sound(31 * SECTOR, SECTOR), "the last range is outside");
         assert!(!Map { settings: sectors(13, 2), ..map() }.is_sound(32 * SECTOR, SECTOR), "settings in a config");
         assert!(!Map { settings: sectors(14, 1), ..map() }.is_sound(32 * SECTOR, SECTOR), "no second place");
+        assert!(!Map { faults: sectors(16, 1), ..map() }.is_sound(32 * SECTOR, SECTOR), "no second sector");
+        assert!(!Map { config: [sectors(8, 3), sectors(11, 2)], ..map() }.is_sound(32 * SECTOR, SECTOR));
         assert!(!Map { faults: Range { from: 16 * SECTOR, bytes: 100 }, ..map() }.is_sound(32 * SECTOR, SECTOR));
         assert!(!Map { ring: sectors(0, 0), ..map() }.is_sound(32 * SECTOR, SECTOR), "nothing is no ring");
     }

@@ -12,14 +12,15 @@ use core::mem::MaybeUninit;
 use embassy_futures::select::select;
 use embassy_time::{Instant, Timer};
 use embedded_storage::nor_flash::NorFlash;
-use node::config::{Config, IMAGE_BYTES_MAX};
-use node::settings::{Radio, SETTINGS_BYTES_MAX, Settings};
-use node::{Identity, Node, RestartCause};
+use node::config::{Config, ConfigError, IMAGE_BYTES_MAX};
+use node::settings::{Radio, Settings};
+use node::slots::{SlotError, Source};
+use node::{Identity, Node, RestartCause, envelope};
 use telemetry::NodeName;
 use telemetry::mac::Key;
 use telemetry::topic::Down;
 
-use crate::ask::{NotStored, StoredAs, Trial};
+use crate::ask::{self, NotStored, StoredAs};
 use crate::board::{Facts, Parts, Pins, Watchdog};
 use crate::exchange::{Connection, Delivery, Exchange, Message};
 use crate::flash::{Map, Region, Shared};
@@ -85,8 +86,6 @@ pub struct NodeHalf<F: NorFlash + 'static, P, A, W> {
     pub(crate) degraded: Degraded,
     pub(crate) has_settings: bool,
     pub(crate) has_config: bool,
-    /// Number of the config that is stored.
-    pub(crate) stored_config: Option<u16>,
     pub(crate) scan: Option<Scan>,
     pub(crate) round_us: u64,
     rounds: u32,
@@ -111,28 +110,23 @@ pub fn start<F: NorFlash, P: Pins, A: Parts, W: Watchdog>(start: Start<F, P, A, 
     watchdog.start(BITES_AFTER);
     watchdog.feed();
     let degraded = Degraded::after(&before);
-    let mut keep = Keep::new(flash, &map);
-    let mut bytes = [0; SETTINGS_BYTES_MAX];
-    let settings = keep.settings.newest(&mut bytes).and_then(|(length, _)| Settings::decode(bytes.get(..length)?).ok());
-    bytes.fill(0);
+    let mut keep = Keep::open(flash, &map, facts.board);
+    keep.log(&before);
+    let settings = keep.settings().map(|(settings, _)| settings);
     let identity = identity(settings.as_ref(), &facts);
     let node = node.write(Node::new(identity));
     let [a, b, c, d, e, f, g, h, ref rest @ ..] = entropy;
     let mut hands = Hands::new(exchange, pins, parts);
-    let ring = if degraded.storage { Region::off(flash) } else { Region::new(flash, map.ring) };
-    let has_config = exchange.image.try_lock().is_ok_and(|mut image| {
-        let length = keep.configs.newest(&mut *image).map(|(length, _)| length);
-        let image = length.and_then(|length| image.get(..length));
-        image.is_some_and(|image| {
-            let seed = u64::from_le_bytes([a, b, c, d, e, f, g, h]);
-            node.boot(ring, image, seed, now_us, before.cause).is_ok()
-        })
-    });
+    let ring = || if degraded.storage { Region::off(flash) } else { Region::new(flash, map.ring) };
+    let seed = u64::from_le_bytes([a, b, c, d, e, f, g, h]);
+    let has_config = exchange
+        .image
+        .try_lock()
+        .is_ok_and(|mut image| keep.boot(node, ring, image.as_mut_slice(), seed, now_us, before.cause));
     if has_config {
         hands.begin(node.config(), now_us);
     }
     watchdog.feed();
-    let number = node.config().number;
     let network = settings.is_some() && !degraded.network;
     let batch =
         settings.as_ref().is_some_and(|settings| settings.radio == Radio::Batch && crate::board::wants_radio(settings));
@@ -146,7 +140,6 @@ pub fn start<F: NorFlash, P: Pins, A: Parts, W: Watchdog>(start: Start<F, P, A, 
         degraded,
         has_settings: settings.is_some(),
         has_config,
-        stored_config: has_config.then_some(number),
         scan: None,
         round_us: 0,
         rounds: 0,
@@ -200,6 +193,13 @@ impl<F: NorFlash, P: Pins, A: Parts, W: Watchdog> NodeHalf<F, P, A, W> {
             (self.rounds, self.round_us) = (rounds, now_us);
         }
         wake_us = wake_us.min(self.poll_scan(now_us));
+        if self.has_config {
+            match self.keep.judge(self.node, now_us / 1_000) {
+                Some(until_ms) => wake_us = wake_us.min(until_ms.saturating_mul(1_000)),
+                // Outputs stand as they are until the one before runs.
+                None => self.reboot(now_us, Asked::Config),
+            }
+        }
         self.tell_due(now_us);
         self.supervise(now_us);
         wake_us.min(now_us + FEED_EVERY.as_micros()).max(now_us)
@@ -234,39 +234,31 @@ impl<F: NorFlash, P: Pins, A: Parts, W: Watchdog> NodeHalf<F, P, A, W> {
         let Ok(buffer) = self.hands.exchange.image.try_lock() else { return };
         let Some(payload) = buffer.get(from..to) else { return };
         if let Some(image) = self.node.message(Down::Config, payload, now_us) {
-            let stored = store_config(self.node, &mut self.hands, &mut self.keep, self.has_config, image, now_us);
-            self.note_stored(stored);
+            let mut taker = Taker { node: self.node, hands: &mut self.hands, keep: &mut self.keep };
+            // What is not taken is not described to the gateway, which sees that and sends it again.
+            let _taken = taker.take(image, Source::Mqtt, self.has_config, now_us);
         }
     }
 
     /// Stores what the console has put into the image buffer.
-    pub(crate) fn store(&mut self, image: crate::ask::Image, bytes: usize, now_us: u64) -> Result<StoredAs, NotStored> {
+    pub(crate) fn store(&mut self, image: ask::Image, bytes: usize, now_us: u64) -> Result<StoredAs, NotStored> {
         let buffer = self.hands.exchange.image.try_lock().map_err(|_| NotStored::Busy)?;
-        let bytes = buffer.get(..bytes).ok_or(NotStored::Busy)?;
+        let mut bytes = buffer.get(..bytes).ok_or(NotStored::Busy)?;
+        // No image begins as an envelope does.
+        if bytes.starts_with(&envelope::MAGIC) {
+            bytes = envelope::open(bytes, self.facts.board).map_err(NotStored::Envelope)?;
+        }
         match image {
-            crate::ask::Image::Settings => {
+            ask::Image::Settings => {
                 Settings::decode(bytes).map_err(NotStored::Settings)?;
-                self.keep.settings.keep(bytes).map_err(|_| NotStored::Flash)?;
+                self.keep.keep_settings(bytes, when_s(self.node, now_us)).map_err(|_| NotStored::Flash)?;
                 Ok(StoredAs::Settings)
             }
-            crate::ask::Image::Config => {
-                let stored = store_config(self.node, &mut self.hands, &mut self.keep, self.has_config, bytes, now_us);
-                drop(buffer);
-                self.note_stored(stored);
-                stored
+            ask::Image::Config => {
+                let mut taker = Taker { node: self.node, hands: &mut self.hands, keep: &mut self.keep };
+                taker.take(bytes, Source::Serial, self.has_config, now_us)
             }
         }
-    }
-
-    fn note_stored(&mut self, stored: Result<StoredAs, NotStored>) {
-        if let Ok(StoredAs::Trial(number) | StoredAs::Later(number)) = stored {
-            self.stored_config = Some(number);
-        }
-    }
-
-    /// Where the config that runs stands.
-    pub(crate) fn trial(&self) -> Trial {
-        Trial::Confirmed
     }
 
     pub(crate) fn reboot(&mut self, now_us: u64, why: Asked) {
@@ -305,7 +297,8 @@ impl<F: NorFlash, P: Pins, A: Parts, W: Watchdog> NodeHalf<F, P, A, W> {
             }
         }
         let (used, _) = (self.facts.stack)();
-        self.kept.note_stack(used);
+        // Each ten seconds is near enough, and the code over what is kept is not for nothing.
+        self.kept.note(used, u32::try_from(now_ms / 10_000 * 10).unwrap_or(u32::MAX));
         let asked = match (verdict, self.reboot_us) {
             (Verdict::Reset(why), _) => Some(why),
             (_, Some((at_us, why))) if now_us >= at_us => Some(why),
@@ -321,28 +314,46 @@ impl<F: NorFlash, P: Pins, A: Parts, W: Watchdog> NodeHalf<F, P, A, W> {
     }
 }
 
-fn store_config<F: NorFlash, P: Pins, A: Parts>(
-    node: &mut Node<Region<F>>,
-    hands: &mut Hands<P, A>,
-    keep: &mut Keep<F>,
-    runs: bool,
-    image: &[u8],
-    now_us: u64,
-) -> Result<StoredAs, NotStored> {
-    if image.len() > IMAGE_BYTES_MAX {
-        return Err(NotStored::Config(node::config::ConfigError::Shape));
+/// What a config is taken with.
+struct Taker<'a, F: NorFlash + 'static, P, A> {
+    node: &'a mut Node<Region<F>>,
+    hands: &'a mut Hands<P, A>,
+    keep: &'a mut Keep<F>,
+}
+
+impl<F: NorFlash, P: Pins, A: Parts> Taker<'_, F, P, A> {
+    /// Keeps a config if it is possible and newer than the one that runs, and takes it on, if one runs.
+    fn take(&mut self, image: &[u8], source: Source, runs: bool, now_us: u64) -> Result<StoredAs, NotStored> {
+        if image.len() > IMAGE_BYTES_MAX {
+            return Err(NotStored::Config(ConfigError::Shape));
+        }
+        let number = check(image)?;
+        if runs && number <= self.node.config().number {
+            return Err(NotStored::NotNewer);
+        }
+        let kept = self.keep.keep_config(image, source, when_s(self.node, now_us));
+        kept.map_err(|error| match error {
+            SlotError::OnTrial => NotStored::OnTrial,
+            _ => NotStored::Flash,
+        })?;
+        if !runs {
+            return Ok(StoredAs::Later(number));
+        }
+        let applied = self.node.apply(image, now_us);
+        self.keep.applied(self.node, applied.is_ok(), now_us);
+        applied.map_err(NotStored::Config)?;
+        self.hands.begin(self.node.config(), now_us);
+        Ok(StoredAs::Trial(number))
     }
-    let number = check(image)?;
-    if runs && number <= node.config().number {
-        return Err(NotStored::NotNewer);
-    }
-    keep.configs.keep(image).map_err(|_| NotStored::Flash)?;
-    if !runs {
-        return Ok(StoredAs::Later(number));
-    }
-    node.apply(image, now_us).map_err(NotStored::Config)?;
-    hands.begin(node.config(), now_us);
-    Ok(StoredAs::Trial(number))
+}
+
+/// UTC, s; 0 while it is not known.
+fn when_s<F: NorFlash>(node: &Node<F>, now_us: u64) -> u64 {
+    let utc_ms = node
+        .session()
+        .clock()
+        .map(|anchor| anchor.utc_ms.saturating_add_unsigned((now_us / 1_000).saturating_sub(anchor.mono_ms)));
+    utc_ms.and_then(|ms| u64::try_from(ms / 1_000).ok()).unwrap_or(0)
 }
 
 /// Whether an image is of a config that is possible; its number.

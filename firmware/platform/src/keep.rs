@@ -1,170 +1,302 @@
-//! Settings and configs in flash: two places for each, so that one is whole while the other is written.
-//!
-//! A place holds a head (mark, sequence, length, CRC of the image, CRC of the head) and behind it the
-//! image. The head is written last: a place whose writing was cut has none.
+//! What is kept besides the ring: settings, configs and faults, and the trial of a new config. How each
+//! lies in the flash is the node core's business ([`node::slots`], [`node::faults`]).
 
-use embedded_storage::nor_flash::{NorFlash, ReadNorFlash};
+use core::fmt::Write as _;
+
+use embedded_storage::nor_flash::NorFlash;
+use heapless::String;
+use node::faults::{Fault, FaultKind, FaultLog};
+use node::settings::{SETTINGS_BYTES_MAX, Settings};
+use node::slots::{Entry, Reason, Slot, SlotError, Slots, Source, State};
+use node::trial::{Trial, Verdict, number_of};
+use node::{Node, RestartCause};
 
 use crate::CRC32;
+use crate::ask;
 use crate::flash::{Map, Range, Region, RegionError, Shared};
+use crate::kept::{Before, Stage};
 
-/// Largest word that any flash writes at once, bytes.
-const WORD_MAX: usize = 32;
-/// "TYP1".
-const MARK: u32 = 0x5459_5031;
-/// Bytes of a head, a multiple of any word.
-const HEAD_BYTES: usize = 32;
+/// Bytes of an image that are looked at at once.
+const CHUNK: usize = 64;
+/// Bytes of a config image that say its number.
+const HEAD: usize = 16;
 
-/// Why an image is not kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum KeepError<E> {
-    /// It is larger than its place.
-    #[error("there is no room for so much")]
-    Room,
-    /// The flash failed.
-    #[error("the flash failed")]
-    Flash(RegionError<E>),
-    /// What was written does not read back.
-    #[error("the flash does not keep what is written")]
-    Verify,
-}
+type Error<F> = SlotError<RegionError<<F as embedded_storage::nor_flash::ErrorType>::Error>>;
 
-impl<E> From<RegionError<E>> for KeepError<E> {
-    fn from(error: RegionError<E>) -> Self {
-        Self::Flash(error)
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Head {
-    sequence: u32,
-    length: u32,
-    crc: u32,
-}
-
-impl Head {
-    fn bytes(self) -> [u8; HEAD_BYTES] {
-        let mut bytes = [0xff; HEAD_BYTES];
-        let words = [MARK, self.sequence, self.length, self.crc];
-        for (place, word) in bytes.chunks_exact_mut(4).zip(words) {
-            place.copy_from_slice(&word.to_le_bytes());
-        }
-        let crc = CRC32.checksum(bytes.get(..16).unwrap_or_default());
-        if let Some(place) = bytes.get_mut(16..20) {
-            place.copy_from_slice(&crc.to_le_bytes());
-        }
-        bytes
-    }
-
-    fn read(bytes: &[u8; HEAD_BYTES]) -> Option<Self> {
-        let word = |at: usize| {
-            let bytes = bytes.get(at..at + 4).and_then(|bytes| <[u8; 4]>::try_from(bytes).ok());
-            bytes.map(u32::from_le_bytes)
-        };
-        let whole = word(0)? == MARK && word(16)? == CRC32.checksum(bytes.get(..16)?);
-        let head = Self { sequence: word(4)?, length: word(8)?, crc: word(12)? };
-        Some(head).filter(|_| whole)
-    }
-}
-
-/// Two places for one thing.
+/// All of it. What cannot be opened is not there: the node goes on without.
 #[derive(Debug)]
-pub(crate) struct Pair<F: 'static> {
-    places: [Region<F>; 2],
-}
-
-impl<F: NorFlash> Pair<F> {
-    pub(crate) const fn new(shared: &'static Shared<F>, [a, b]: [Range; 2]) -> Self {
-        Self { places: [Region::new(shared, a), Region::new(shared, b)] }
-    }
-
-    /// Reads the newest image that is whole; its length and CRC.
-    pub(crate) fn newest(&mut self, buffer: &mut [u8]) -> Option<(usize, u32)> {
-        let heads = self.heads();
-        let newer = usize::from(newer(&heads));
-        [newer, 1 - newer].into_iter().find_map(|n| {
-            let head = heads.get(n).copied().flatten()?;
-            let image = buffer.get_mut(..head.length as usize)?;
-            self.places.get_mut(n)?.read(HEAD_BYTES as u32, image).ok()?;
-            (CRC32.checksum(image) == head.crc).then_some((image.len(), head.crc))
-        })
-    }
-
-    /// CRC of the newest image, as its head says.
-    pub(crate) fn crc(&mut self) -> Option<u32> {
-        let heads = self.heads();
-        heads.get(usize::from(newer(&heads))).copied().flatten().map(|head| head.crc)
-    }
-
-    /// Keeps an image in the place that the newest is not in. A power cut leaves the one before.
-    pub(crate) fn keep(&mut self, image: &[u8]) -> Result<u32, KeepError<F::Error>> {
-        const { assert!(F::WRITE_SIZE <= WORD_MAX && WORD_MAX.is_multiple_of(F::WRITE_SIZE)) };
-        let heads = self.heads();
-        let newer = newer(&heads);
-        let sequence = heads.iter().flatten().map(|head| head.sequence).max().unwrap_or(0).wrapping_add(1);
-        let [a, b] = &mut self.places;
-        let place = if newer { a } else { b };
-        let end = HEAD_BYTES + image.len();
-        if end.next_multiple_of(WORD_MAX) > place.capacity() {
-            return Err(KeepError::Room);
-        }
-        let sectors = end.div_ceil(F::ERASE_SIZE) * F::ERASE_SIZE;
-        place.erase(0, sectors as u32)?;
-        let mut at = HEAD_BYTES as u32;
-        for part in image.chunks(WORD_MAX) {
-            let mut word = [0xff; WORD_MAX];
-            word.iter_mut().zip(part).for_each(|(place, byte)| *place = *byte);
-            place.write(at, &word)?;
-            at += WORD_MAX as u32;
-        }
-        let crc = CRC32.checksum(image);
-        place.write(0, &Head { sequence, length: image.len() as u32, crc }.bytes())?;
-        let mut digest = CRC32.digest();
-        let mut at = HEAD_BYTES as u32;
-        for part in image.chunks(WORD_MAX) {
-            let mut word = [0; WORD_MAX];
-            place.read(at, &mut word)?;
-            digest.update(word.get(..part.len()).unwrap_or_default());
-            at += WORD_MAX as u32;
-        }
-        if digest.finalize() == crc { Ok(crc) } else { Err(KeepError::Verify) }
-    }
-
-    fn heads(&mut self) -> [Option<Head>; 2] {
-        let mut heads = [None; 2];
-        for (head, place) in heads.iter_mut().zip(&mut self.places) {
-            let mut bytes = [0; HEAD_BYTES];
-            *head = place.read(0, &mut bytes).ok().and_then(|()| Head::read(&bytes));
-        }
-        heads
-    }
-}
-
-/// Whether the second is the newer, as sequences that wrap.
-fn newer([a, b]: &[Option<Head>; 2]) -> bool {
-    match (a, b) {
-        (Some(a), Some(b)) => b.sequence.wrapping_sub(a.sequence) < u32::MAX / 2,
-        (None, Some(_)) => true,
-        _ => false,
-    }
-}
-
-/// Halves of a range on whole sectors; the settings' range holds two places.
-pub(crate) const fn halves(range: Range, sector: u32) -> [Range; 2] {
-    let bytes = range.bytes / 2 / sector * sector;
-    [Range { from: range.from, bytes }, Range { from: range.from + bytes, bytes }]
-}
-
-/// All that is kept besides the ring.
-#[derive(Debug)]
-pub(crate) struct Keep<F: 'static> {
-    pub(crate) settings: Pair<F>,
-    pub(crate) configs: Pair<F>,
+pub(crate) struct Keep<F: NorFlash + 'static> {
+    settings: Option<Slots<Region<F>>>,
+    configs: Option<Slots<Region<F>>>,
+    faults: Option<FaultLog<Region<F>>>,
+    trial: Trial,
+    /// Number of the fault that was listed last.
+    listed: u32,
 }
 
 impl<F: NorFlash> Keep<F> {
-    pub(crate) fn new(shared: &'static Shared<F>, map: &Map) -> Self {
-        let settings = Pair::new(shared, halves(map.settings, F::ERASE_SIZE as u32));
-        Self { settings, configs: Pair::new(shared, map.config) }
+    /// Opens all, and counts this boot.
+    #[inline(never)]
+    pub(crate) fn open(shared: &'static Shared<F>, map: &Map, board: &str) -> Self {
+        let slots = |range: Range| {
+            let mut slots = Slots::open(Region::new(shared, range), board).ok()?;
+            // A flash that does not take it: the node goes on with what runs.
+            let _counted = slots.boot_counted();
+            Some(slots)
+        };
+        let [first, second] = map.config;
+        let configs = slots(Range { from: first.from, bytes: first.bytes + second.bytes });
+        let faults = FaultLog::open(Region::new(shared, map.faults)).ok();
+        Self { settings: slots(map.settings), configs, faults, trial: Trial::none(), listed: u32::MAX }
     }
+
+    /// The settings, and the CRC of their image.
+    #[inline(never)]
+    pub(crate) fn settings(&mut self) -> Option<(Settings, u32)> {
+        let slots = self.settings.as_mut()?;
+        let mut bytes = [0; SETTINGS_BYTES_MAX];
+        let mut found = None;
+        // Those that run and, if they are given up as not valid, those before.
+        for _ in 0..2 {
+            let image = slots.read_image(&mut bytes).ok()?;
+            match Settings::decode(image) {
+                Ok(settings) => {
+                    found = Some((settings, CRC32.checksum(image)));
+                    break;
+                }
+                Err(_) => slots.condemn(Reason::Invalid).ok()?,
+            }
+        }
+        bytes.fill(0);
+        found
+    }
+
+    /// Keeps settings: a person at the board wrote them, so they are not on trial.
+    pub(crate) fn keep_settings(&mut self, image: &[u8], when_s: u64) -> Result<(), Error<F>> {
+        let slots = self.settings.as_mut().ok_or(SlotError::Geometry)?;
+        slots.stage(image, "console", when_s, Source::Serial)?;
+        slots.confirm()
+    }
+
+    /// Boots the node with the config that runs or, if that is not valid, with the one before; whether
+    /// there is one. `image` has room for any.
+    pub(crate) fn boot(
+        &mut self,
+        node: &mut Node<Region<F>>,
+        ring: impl Fn() -> Region<F>,
+        image: &mut [u8],
+        seed: u64,
+        now_us: u64,
+        cause: RestartCause,
+    ) -> bool {
+        let Some(slots) = &mut self.configs else { return false };
+        for _ in 0..2 {
+            let Ok(image) = slots.read_image(image) else { return false };
+            if node.boot(ring(), image, seed, now_us, cause).is_ok() {
+                self.tell_given_up(node, now_us);
+                self.begin_trial(node, now_us);
+                return true;
+            }
+            if slots.condemn(Reason::Invalid).is_err() {
+                return false;
+            }
+        }
+        false
+    }
+
+    fn tell_given_up(&mut self, node: &mut Node<Region<F>>, now_us: u64) {
+        let Some(slots) = &mut self.configs else { return };
+        let Some(given_up) = slots.untold().cloned() else { return };
+        let State::Condemned { reason, .. } = given_up.state else { return };
+        let number = number(slots, &given_up).unwrap_or(0);
+        if node.tell_given_up(number, reason, now_us) {
+            // Told again after the next boot when this is not kept.
+            let _kept = slots.mark_told();
+        }
+    }
+
+    /// A config runs: its trial begins, where it is on trial.
+    fn begin_trial(&mut self, node: &Node<Region<F>>, now_us: u64) {
+        let running = self.configs.as_ref().and_then(Slots::running);
+        let on_trial = running.is_some_and(|entry| matches!(entry.state, State::Trial { .. }));
+        self.trial = if on_trial { Trial::begin(node.config(), now_us / 1_000) } else { Trial::none() };
+    }
+
+    /// Keeps a config that is valid; what runs goes on running.
+    pub(crate) fn keep_config(&mut self, image: &[u8], source: Source, when_s: u64) -> Result<(), Error<F>> {
+        let who = if source == Source::Mqtt { "gateway" } else { "console" };
+        self.configs.as_mut().ok_or(SlotError::Geometry)?.stage(image, who, when_s, source)
+    }
+
+    /// The config that was kept last runs now, or the node does not take it.
+    pub(crate) fn applied(&mut self, node: &Node<Region<F>>, fine: bool, now_us: u64) {
+        if fine {
+            self.begin_trial(node, now_us);
+        } else if let Some(slots) = &mut self.configs {
+            // Not kept: then the next boot finds out the same.
+            let _given_up = slots.condemn(Reason::Invalid);
+        }
+    }
+
+    /// Judges the trial; when to come again, ms, or `None`: the config was given up, and the node has to
+    /// boot the one before.
+    pub(crate) fn judge(&mut self, node: &Node<Region<F>>, now_ms: u64) -> Option<u64> {
+        match self.trial.judge(node.config_proof(), now_ms) {
+            Verdict::Wait(until_ms) => Some(until_ms),
+            Verdict::Confirm => {
+                if !self.confirm() {
+                    self.trial.put_off(now_ms);
+                }
+                Some(now_ms)
+            }
+            Verdict::GiveUp(reason) => {
+                if self.configs.as_mut().is_some_and(|slots| slots.condemn(reason).is_ok()) {
+                    return None;
+                }
+                // There is nothing to go back to, or the flash does not take it.
+                self.trial.put_off(now_ms);
+                Some(now_ms)
+            }
+        }
+    }
+
+    /// Ends the trial by hand, or because the config has proved itself; whether there was one and it is
+    /// kept.
+    pub(crate) fn confirm(&mut self) -> bool {
+        let kept = self.trial.is_on() && self.configs.as_mut().is_some_and(|slots| slots.confirm().is_ok());
+        if kept {
+            self.trial = Trial::none();
+        }
+        kept
+    }
+
+    /// Where the config that runs stands.
+    pub(crate) fn standing(&self) -> ask::Trial {
+        if self.trial.is_on() { ask::Trial::Trial } else { ask::Trial::Confirmed }
+    }
+
+    /// Number and CRC of the image of the config that is stored.
+    pub(crate) fn stored_config(&mut self) -> Option<(u16, u32)> {
+        let slots = self.configs.as_mut()?;
+        let entry = slots.running()?.clone();
+        let number = number(slots, &entry)?;
+        let mut digest = CRC32.digest();
+        let (mut at, mut bytes) = (0, [0; CHUNK]);
+        while at < entry.length {
+            let count = slots.read(&entry, at, &mut bytes).ok().filter(|count| *count > 0)?;
+            digest.update(bytes.get(..count)?);
+            at += count;
+        }
+        Some((number, digest.finalize()))
+    }
+
+    /// Puts the config that is stored into `buffer`; its length.
+    pub(crate) fn read_config(&mut self, buffer: &mut [u8]) -> Option<usize> {
+        self.configs.as_mut()?.read_image(buffer).ok().map(<[u8]>::len)
+    }
+
+    /// The n-th newest config, as text.
+    pub(crate) fn history(&mut self, n: u8) -> Option<String<96>> {
+        let slots = self.configs.as_mut()?;
+        let entry = |index: usize| match slots.history().get(index) {
+            Some(Slot::Kept(entry)) => Some(entry),
+            _ => None,
+        };
+        let newer = usize::from(entry(1).map(|e| e.generation) > entry(0).map(|e| e.generation));
+        let index = match n {
+            0 => newer,
+            1 => 1 - newer,
+            _ => return None,
+        };
+        let entry = entry(index)?.clone();
+        let number = number(slots, &entry)?;
+        let mut text = String::new();
+        let state = match entry.state {
+            State::Trial { .. } => "on trial",
+            State::Confirmed => "confirmed",
+            State::Condemned { .. } => "given up",
+        };
+        let _cut = write!(text, "config {number} by {}, {state}", entry.who);
+        if entry.when_s > 0 {
+            let _cut = write!(text, ", at {} s UTC", entry.when_s);
+        }
+        Some(text)
+    }
+
+    /// Logs how the boot before ended, where that was a fault.
+    #[inline(never)]
+    pub(crate) fn log(&mut self, before: &Before) {
+        let fault = before.fault.unwrap_or_default();
+        let kind = match (fault.kind, before.cause) {
+            (1, _) => FaultKind::Panic,
+            (3, _) => FaultKind::Stack,
+            (0, RestartCause::Watchdog) => FaultKind::Watchdog,
+            (0, RestartCause::BrownOut) => FaultKind::BrownOut,
+            (0, _) if before.asked.is_some_and(|asked| asked != crate::kept::Asked::Person) => FaultKind::Deadline,
+            (0, _) => return,
+            _ => FaultKind::Processor,
+        };
+        let detail = match kind {
+            FaultKind::Deadline => before.asked.map_or(0, |asked| asked as u32),
+            FaultKind::Watchdog => u32::from(before.stage == Some(Stage::Flash)),
+            FaultKind::Panic => fault.address,
+            _ => fault.detail,
+        };
+        let [lr, t0, t1, t2, t3, _] = fault.backtrace;
+        let fault = Fault {
+            kind,
+            boot: before.boots.saturating_sub(1),
+            uptime_s: before.up_s,
+            pc: if kind == FaultKind::Panic { 0 } else { fault.address },
+            lr,
+            address: 0,
+            trace: [t0, t1, t2, t3],
+            stack_bytes: before.stack,
+            detail,
+        };
+        // A log that cannot be kept stops no node.
+        let _kept = self.faults.as_mut().map(|log| log.append(&fault));
+    }
+
+    /// The n-th newest fault, as text: from the newest on, one after the other.
+    pub(crate) fn fault(&mut self, n: u8) -> Option<String<96>> {
+        let below = if n == 0 { u32::MAX } else { self.listed };
+        let nothing = Fault {
+            kind: FaultKind::Other(0),
+            boot: 0,
+            uptime_s: 0,
+            pc: 0,
+            lr: 0,
+            address: 0,
+            trace: [0; 4],
+            stack_bytes: 0,
+            detail: 0,
+        };
+        let mut found = [(0, nothing)];
+        self.faults.as_mut()?.read(below, &mut found).ok().filter(|count| *count > 0)?;
+        let [(number, fault)] = found;
+        self.listed = number;
+        let mut text = String::new();
+        let what = match fault.kind {
+            FaultKind::Watchdog => "watchdog",
+            FaultKind::Processor => "processor fault",
+            FaultKind::Stack => "stack overflow",
+            FaultKind::Panic => "panic",
+            FaultKind::BrownOut => "brown-out",
+            FaultKind::Deadline => "deadline",
+            FaultKind::Flash => "flash",
+            FaultKind::Other(_) => "unknown",
+        };
+        let Fault { boot, uptime_s, pc, lr, detail, trace: [t0, t1, ..], .. } = fault;
+        let _cut = write!(
+            text,
+            "{number} {what} {detail:x}, boot {boot} at {uptime_s} s, {pc:08x} {lr:08x} {t0:08x} {t1:08x}"
+        );
+        Some(text)
+    }
+}
+
+fn number<F: NorFlash>(slots: &mut Slots<Region<F>>, entry: &Entry) -> Option<u16> {
+    let mut head = [0; HEAD];
+    slots.read(entry, 0, &mut head).ok().and_then(|_| number_of(&head))
 }

@@ -13,9 +13,9 @@ use node::RestartCause;
 /// Addresses of a backtrace.
 pub const BACKTRACE_MAX: usize = 6;
 /// Words that the code covers.
-const WORDS: usize = 8 + BACKTRACE_MAX;
+const WORDS: usize = 9 + BACKTRACE_MAX;
 /// First word of a kept memory of this layout: "TYK" and its version.
-const MAGIC: u32 = 0x5459_4b01;
+const MAGIC: u32 = 0x5459_4b02;
 
 const MAGIC_AT: usize = 0;
 /// Boots since power came.
@@ -30,7 +30,9 @@ const ASKED_AT: usize = 4;
 const FAULT_AT: usize = 5;
 const ADDRESS_AT: usize = 6;
 const DETAIL_AT: usize = 7;
-const BACKTRACE_AT: usize = 8;
+/// Time since boot when it was last looked at, s.
+const UP_AT: usize = 8;
+const BACKTRACE_AT: usize = 9;
 
 /// What a node is in the middle of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,6 +112,8 @@ pub struct Before {
     pub fault: Option<Fault>,
     /// Deepest that the stack of an earlier boot was, bytes.
     pub stack: u32,
+    /// How long the boot before lasted, s, within some seconds.
+    pub up_s: u32,
     /// Resets in a row put down to the flash.
     pub flash_resets: u8,
     /// Resets in a row because the network half did not go on.
@@ -157,14 +161,16 @@ impl Kept {
             flash_resets = flash_resets.saturating_add(1);
         }
         let boots = self.get(BOOTS_AT).wrapping_add(1);
-        let stack = self.get(STACK_AT);
+        let (stack, up_s) = (self.get(STACK_AT), self.get(UP_AT));
         let resets = u32::from_le_bytes([flash_resets, network_resets, sampling_resets, 0]);
-        for (at, value) in [(MAGIC_AT, MAGIC), (BOOTS_AT, boots), (RESETS_AT, resets), (ASKED_AT, 0), (FAULT_AT, 0)] {
+        for (at, value) in
+            [(MAGIC_AT, MAGIC), (BOOTS_AT, boots), (RESETS_AT, resets), (ASKED_AT, 0), (FAULT_AT, 0), (UP_AT, 0)]
+        {
             self.put(at, value);
         }
         self.seal();
         self.enter(Stage::Start);
-        Before { cause, boots, stage, asked, fault, stack, flash_resets, network_resets }
+        Before { cause, boots, stage, asked, fault, stack, up_s, flash_resets, network_resets }
     }
 
     /// Notes what the node is in the middle of; what it was in the middle of before.
@@ -208,10 +214,12 @@ impl Kept {
         self.seal();
     }
 
-    /// Notes how deep the stack is, bytes; the deepest is kept.
-    pub fn note_stack(&self, bytes: u32) {
-        if bytes > self.get(STACK_AT) {
-            self.put(STACK_AT, bytes);
+    /// Notes how deep the stack is, bytes, of which the deepest is kept, and how long the node has run, s.
+    pub fn note(&self, stack: u32, up_s: u32) {
+        let stack = stack.max(self.get(STACK_AT));
+        if (stack, up_s) != (self.get(STACK_AT), self.get(UP_AT)) {
+            self.put(STACK_AT, stack);
+            self.put(UP_AT, up_s);
             self.seal();
         }
     }
@@ -272,7 +280,7 @@ mod tests {
         }
         let before = kept.begin(RestartCause::Watchdog);
         assert_eq!((before.boots, before.fault, before.stage, before.asked), (1, None, None, None));
-        kept.note_stack(900);
+        kept.note(900, 60);
         kept.note_fault(Fault { kind: 2, address: 0x1234, ..Fault::default() });
         let before = kept.begin(RestartCause::Power);
         assert_eq!((before.cause, before.boots, before.fault, before.stack), (RestartCause::Power, 1, None, 0));
@@ -283,7 +291,7 @@ mod tests {
         for bit in 0..WORDS * 32 {
             let kept = Kept::new();
             kept.begin(RestartCause::Power);
-            kept.note_stack(900);
+            kept.note(900, 60);
             let word = &kept.words[bit / 32];
             word.store(word.load(Ordering::Relaxed) ^ 1 << (bit % 32), Ordering::Relaxed);
             assert_eq!(kept.begin(RestartCause::Software).stack, 0, "bit {bit}");

@@ -160,7 +160,7 @@ impl<T: Read + Write> Console<T> {
                 self.forget();
                 match Transfer::new(image, bytes, crc) {
                     Some(transfer) => return Work::Begin(transfer),
-                    None => self.say("ERROR usage LENGTH is 1-512 for settings, 1-8192 for a config"),
+                    None => self.say("ERROR usage LENGTH is at most 512 for settings, 8192 for a config"),
                 }
             }
             Provision::End => match self.transfer.take() {

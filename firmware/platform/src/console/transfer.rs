@@ -3,6 +3,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use node::config::IMAGE_BYTES_MAX;
+use node::envelope::ENVELOPE_BYTES_MAX;
 use node::settings::SETTINGS_BYTES_MAX;
 
 use crate::CRC32;
@@ -29,13 +30,17 @@ pub(crate) enum Unfit {
     Crc,
 }
 
+const fn image_bytes_max(image: Image) -> usize {
+    match image {
+        Image::Settings => SETTINGS_BYTES_MAX,
+        Image::Config => IMAGE_BYTES_MAX,
+    }
+}
+
 impl Transfer {
     /// One of so many bytes with this CRC; `None` when that is nothing, or too much.
     pub(crate) fn new(image: Image, bytes: usize, crc: u32) -> Option<Self> {
-        let most = match image {
-            Image::Settings => SETTINGS_BYTES_MAX,
-            Image::Config => IMAGE_BYTES_MAX,
-        };
+        let most = ENVELOPE_BYTES_MAX + image_bytes_max(image);
         (1..=most).contains(&bytes).then_some(Self { image, bytes, crc, come: 0 })
     }
 
@@ -96,8 +101,8 @@ mod tests {
     #[test]
     fn what_is_nothing_or_too_much_is_refused() {
         assert_eq!(Transfer::new(Image::Settings, 0, 0), None);
-        assert_eq!(Transfer::new(Image::Settings, SETTINGS_BYTES_MAX + 1, 0), None);
-        assert_eq!(Transfer::new(Image::Config, IMAGE_BYTES_MAX + 1, 0), None);
+        assert_eq!(Transfer::new(Image::Settings, SETTINGS_BYTES_MAX + ENVELOPE_BYTES_MAX + 1, 0), None);
+        assert_eq!(Transfer::new(Image::Config, IMAGE_BYTES_MAX + ENVELOPE_BYTES_MAX + 1, 0), None);
         assert!(Transfer::new(Image::Config, IMAGE_BYTES_MAX, 0).is_some());
     }
 

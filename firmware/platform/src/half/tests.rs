@@ -11,7 +11,7 @@ use std::vec::Vec;
 use embassy_time::Duration;
 use node::config::{Actuator, Calibration, Channel, Config, Output, Probe, Source};
 use node::control::{Pauses, Rule};
-use node::settings::{Ipv4, Ipv6, Link, Settings, TOKEN_BYTES};
+use node::settings::{Ipv4, Ipv6, Link, SETTINGS_BYTES_MAX, Settings, TOKEN_BYTES};
 use sensors::profile::compile::compile;
 use simulator::host::Flash;
 use simulator::instrument::Instrument;
@@ -280,6 +280,12 @@ fn what_is_no_image_is_refused_and_nothing_of_it_is_kept() {
         assert!(matches!(machine.store(Image::Config, broken), Err(NotStored::Config(_))));
     }
     assert!(matches!(machine.store(Image::Settings, &settings()[..80]), Err(NotStored::Settings(_))));
+    let mut sealed = vec![0; good.len() + envelope::ENVELOPE_BYTES_MAX];
+    let length = envelope::seal("pond-board", &good, &mut sealed).unwrap();
+    let other = Err(NotStored::Envelope(envelope::EnvelopeError::OtherBoard));
+    assert_eq!(machine.store(Image::Config, &sealed[..length]), other);
+    let length = envelope::seal("desk", &config(1, 5), &mut sealed).unwrap();
+    assert_eq!(machine.store(Image::Config, &sealed[..length]), Err(NotStored::NotNewer), "it was opened");
     let mut machine = machine.again(RestartCause::Power);
     assert_eq!(status(&mut machine).config.unwrap().0, 1);
     assert!(machine.started.1.is_some());
@@ -394,6 +400,73 @@ fn a_flash_that_fails_for_good_costs_no_round() {
     assert!(after.counters.rounds - before >= 59, "{}", after.counters.rounds - before);
     assert_eq!(machine.ask(Ask::Config), {
         let config = Config::decode(&config(1, 5)).unwrap();
-        Answer::Config(Some((1, config.digest(), PERIOD_S, 3, 1, Trial::Confirmed)))
+        Answer::Config(Some((1, config.digest(), PERIOD_S, 3, 1, Trial::Trial)))
     });
+}
+
+/// Runs with a network half that goes on, but reaches nobody.
+fn run_alone(machine: &mut Machine, seconds: u64) -> bool {
+    (0..seconds / 60).all(|_| {
+        machine.exchange.show(|_| ());
+        machine.run(60)
+    })
+}
+
+#[test]
+fn a_config_that_does_not_prove_itself_gives_way_to_the_one_before() {
+    let mut machine = provisioned();
+    assert!(machine.run(70));
+    assert_eq!(machine.ask(Ask::Confirm), Answer::Confirmed(true));
+    assert_eq!(machine.ask(Ask::Confirm), Answer::Confirmed(false), "nothing is on trial any more");
+    assert_eq!(machine.store(Image::Config, &config(2, 6)), Ok(StoredAs::Trial(2)));
+    assert_eq!(machine.store(Image::Config, &config(3, 6)), Err(NotStored::OnTrial));
+    assert!(!run_alone(&mut machine, 3_600), "no gateway has heard of it: the node resets itself");
+    let mut machine = machine.again(RestartCause::Software);
+    let now = status(&mut machine);
+    assert_eq!(
+        (now.asked, now.config.map(|(number, _, trial)| (number, trial))),
+        (Some(Asked::Config), Some((1, Trial::Confirmed)))
+    );
+    let Answer::History(Some(newest)) = machine.ask(Ask::History(0)) else { panic!() };
+    assert_eq!(newest, "config 2 by console, given up");
+    let Answer::History(Some(before)) = machine.ask(Ask::History(1)) else { panic!() };
+    assert_eq!(before, "config 1 by console, confirmed");
+    assert_eq!(machine.ask(Ask::History(2)), Answer::History(None));
+    assert!(run_alone(&mut machine, 3_600), "and that is the end of it");
+}
+
+#[test]
+fn a_config_that_a_person_confirms_stays_without_a_gateway() {
+    let mut machine = provisioned();
+    assert!(machine.run(70));
+    assert_eq!(machine.store(Image::Config, &config(2, 6)), Ok(StoredAs::Trial(2)));
+    assert!(machine.run(70));
+    assert_eq!(machine.ask(Ask::Confirm), Answer::Confirmed(true));
+    assert!(run_alone(&mut machine, 3_600));
+    let mut machine = machine.again(RestartCause::Power);
+    assert_eq!(status(&mut machine).config.map(|(number, _, trial)| (number, trial)), Some((2, Trial::Confirmed)));
+}
+
+#[test]
+fn what_ended_a_boot_is_listed_newest_first() {
+    let machine = provisioned();
+    machine.kept.note_fault(crate::kept::Fault {
+        kind: 2,
+        address: 0x800_1234,
+        detail: 0x82,
+        backtrace: [1, 2, 3, 4, 5, 6],
+    });
+    let machine = machine.again(RestartCause::Software);
+    let mut machine = machine.again(RestartCause::Watchdog);
+    let mut listed = Vec::new();
+    for n in 0..4 {
+        match machine.ask(Ask::Fault(n)) {
+            Answer::Fault(Some(text)) => listed.push(text.to_string()),
+            Answer::Fault(None) => break,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(listed.len(), 2, "{listed:?}");
+    assert!(listed[0].starts_with("2 watchdog"), "{listed:?}");
+    assert!(listed[1].starts_with("1 processor fault 82") && listed[1].contains("08001234 00000001"), "{listed:?}");
 }
