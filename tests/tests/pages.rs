@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result, bail, ensure};
+use telemetry::Alarm;
+use telemetry::quality::MissingReason;
 
 const FIRMWARE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../firmware");
 const CONTROL: &str = include_str!("../../firmware/node/src/control.rs");
@@ -143,6 +145,53 @@ fn the_causes_are_those_of_control() -> Result<()> {
     }
     ensure!(rows.len() >= 16, "only {} causes", rows.len());
     Page::read("README.md")?.holds("causes", &table(&["Cause", ""], &rows))
+}
+
+/// What stands in backquotes.
+fn spans(text: &str) -> impl Iterator<Item = &str> {
+    text.split('`').skip(1).step_by(2)
+}
+
+/// What the console can say: its source, and that of the errors that it shows, without comments and tests.
+fn console() -> Result<String> {
+    let source = Path::new(FIRMWARE).join("platform/src");
+    let mut files = vec![source.join("board.rs")];
+    for file in std::fs::read_dir(source.join("console")).context("the console")? {
+        files.push(file?.path());
+    }
+    let mut text = String::new();
+    for file in files {
+        let whole = std::fs::read_to_string(&file).with_context(|| file.display().to_string())?;
+        let program = whole.split("#[cfg(test)]").next().unwrap_or_default().lines();
+        for line in program.filter(|line| !line.trim_start().starts_with("//")) {
+            text += line;
+            text.push('\n');
+        }
+    }
+    Ok(text)
+}
+
+#[test]
+fn what_the_trouble_shooting_looks_for_is_what_the_console_says() -> Result<()> {
+    let console = console()?;
+    let (mut seen, rows) = (0, Page::read("README.md")?.rows("trouble")?);
+    for row in &rows {
+        let [symptom, look, ..] = &row[..] else { bail!("{row:?}") };
+        ensure!(row.len() == 4 && row.iter().all(|cell| !cell.is_empty()), "{symptom} has an empty cell");
+        for span in spans(look) {
+            let reason =
+                span.strip_prefix("MISSING: ").map(|name| MissingReason::ALL.iter().any(|it| it.name() == name));
+            let alarm = Alarm::ALL.iter().any(|alarm| alarm.name() == span);
+            let cause = span.strip_prefix("started by ").is_some_and(|cause| console.contains(&format!("\"{cause}\"")));
+            ensure!(
+                reason.unwrap_or(alarm || cause || console.contains(span)),
+                "{symptom}: the console never says {span:?}"
+            );
+            seen += 1;
+        }
+    }
+    ensure!(rows.len() >= 25 && seen >= 40, "{} rows, {seen} words", rows.len());
+    Ok(())
 }
 
 /// Numbers of the page's first column, by name.
