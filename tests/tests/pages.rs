@@ -4,8 +4,10 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use system_tests::Tianyu;
 use telemetry::Alarm;
 use telemetry::quality::MissingReason;
 
@@ -191,6 +193,32 @@ fn what_the_trouble_shooting_looks_for_is_what_the_console_says() -> Result<()> 
         }
     }
     ensure!(rows.len() >= 25 && seen >= 40, "{} rows, {seen} words", rows.len());
+    Ok(())
+}
+
+#[tokio::test]
+async fn every_command_of_the_pages_is_one_and_takes_what_is_shown() -> Result<()> {
+    let tianyu = Tianyu::new()?;
+    let mut seen = 0;
+    for page in ["README.md", "boards/README.md"] {
+        let text = Page::read(page)?.text;
+        let blocks = text.lines().filter_map(|line| line.strip_prefix("    "));
+        for line in blocks.chain(spans(&text)).filter_map(|line| line.strip_prefix("tianyu ")) {
+            let shown = line.split('#').next().unwrap_or_default().split_whitespace();
+            let is_name = |word: &&str| word.bytes().all(|byte| byte.is_ascii_lowercase());
+            let (mut arguments, options): (Vec<&str>, Vec<&str>) =
+                (shown.clone().take_while(is_name).collect(), shown.filter(|word| word.starts_with("--")).collect());
+            arguments.push("--help");
+            let (status, help) = tianyu.command(&arguments, Duration::from_secs(30)).await?;
+            let help = help.join("\n");
+            ensure!(status.success(), "{page}: tianyu {line}: {help}");
+            for option in options {
+                ensure!(help.contains(option), "{page}: tianyu {line}: no {option}:\n{help}");
+            }
+            seen += 1;
+        }
+    }
+    ensure!(seen >= 8, "only {seen} commands were found");
     Ok(())
 }
 
