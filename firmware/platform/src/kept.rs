@@ -89,7 +89,7 @@ pub struct Fault {
     /// What: the board's number for it, above 0. By custom 1 = panic, 2 = hard fault, 3 = stack
     /// overflow, 4 = bus fault, 5 = an unexpected interrupt.
     pub kind: u8,
-    /// The instruction; of a panic, its line.
+    /// The instruction; of a panic, where it was called, or its line.
     pub address: u32,
     /// Fault status register, or cause.
     pub detail: u32,
