@@ -359,7 +359,7 @@ fn wire(spawner: Spawner) {
         p.PC1,
     );
     let resources = RESOURCES.init_with(StackResources::new);
-    let (stack, runner) = embassy_net::new(device, network::first_config(), resources, stack_seed);
+    let (stack, runner) = embassy_net::new(device, network::first_config(&settings), resources, stack_seed);
     spawner.spawn(once(network_stack(runner)));
     let settings = SETTINGS.init(settings);
     let network = Network::new(stack, Cable, &EXCHANGE, settings, BUFFERS.take(), network_seed);

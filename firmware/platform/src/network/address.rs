@@ -78,8 +78,19 @@ mod v6 {
     }
 }
 
+/// The config that a board makes its stack with: that of these settings as far as IPv6 goes, because
+/// embassy-net 0.9 lets a stack take part in SLAAC from its beginning or never; the rest the network
+/// half brings.
+#[cfg(feature = "ipv6")]
+pub fn first_config(settings: &Settings) -> Config {
+    let mut config = Config::default();
+    config.ipv6 = v6::config(settings);
+    config
+}
+
 /// The config that a board makes its stack with: none yet, the network half brings its own.
-pub fn first_config() -> Config {
+#[cfg(not(feature = "ipv6"))]
+pub fn first_config(_settings: &Settings) -> Config {
     Config::default()
 }
 
