@@ -58,7 +58,7 @@ impl Station {
         }
         tianyu.file("sites.toml", &sites)?;
         let mut config = format!(
-            "sites = [\"sites.toml\"]\n[endpoint]\nlisten = [\"127.0.0.1:{mqtt}\"]\n[api]\nlisten = \"127.0.0.1:{http}\"\n"
+            "sites = [\"sites.toml\"]\n[endpoint]\nlisten = [\"127.0.0.1:{mqtt}\", \"[::1]:{mqtt}\"]\n[api]\nlisten = \"127.0.0.1:{http}\"\n"
         );
         if let Some(url) = influx_url {
             tianyu.file("influx.token", influx::TOKEN)?;

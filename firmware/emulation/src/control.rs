@@ -40,6 +40,9 @@ pub enum Word {
     /// An erasure takes this many times as long; 0 counts as 1, and no more than 100 is done. By
     /// the host.
     SlowErase = 10,
+    /// A program takes this many times as long; 0 counts as 1, and no more than 100 is done. By the
+    /// host, for whom a word is over too soon to be met in the middle.
+    SlowProgram = 11,
     /// Where the board's clock begins, µs, low word. By the host, before a start.
     StartLow = 16,
     /// Where the board's clock begins, µs, high word. By the host, before a start.

@@ -5,13 +5,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::UnixListener;
 use tokio::net::unix::OwnedWriteHalf;
-use tokio::sync::watch;
+use tokio::sync::{broadcast, watch};
 
 /// Lines that are kept; older ones are forgotten.
 const LINES_MAX: usize = 10_000;
+
+/// Lines that a program at the serial port may be behind.
+const BEHIND_MAX: usize = 1_024;
 
 /// What a board has said since it was last switched on.
 #[derive(Debug)]
@@ -20,6 +23,8 @@ pub(super) struct Console {
     /// Raised by one with every line and every connection.
     arrived: watch::Sender<u64>,
     typing: tokio::sync::Mutex<Option<OwnedWriteHalf>>,
+    /// For whoever is at the serial port.
+    lines_out: broadcast::Sender<String>,
 }
 
 #[derive(Debug, Default)]
@@ -32,7 +37,7 @@ struct Lines {
 impl Default for Console {
     fn default() -> Self {
         let (lines, typing) = (Mutex::default(), tokio::sync::Mutex::new(None));
-        Self { lines, arrived: watch::Sender::new(0), typing }
+        Self { lines, arrived: watch::Sender::new(0), typing, lines_out: broadcast::Sender::new(BEHIND_MAX) }
     }
 }
 
@@ -47,6 +52,8 @@ impl Console {
     }
 
     fn push(&self, line: String) {
+        // Nobody is at the serial port, most of the time.
+        let _listeners = self.lines_out.send(line.clone());
         let mut lines = self.lines();
         if lines.kept.len() == LINES_MAX {
             lines.kept.pop_front();
@@ -81,6 +88,33 @@ impl Console {
         })
     }
 
+    /// What came of a program's command: its DATA lines without that word, and its last line.
+    fn answer(&self) -> Option<(Vec<String>, String)> {
+        let mut lines = self.lines();
+        let begins = |line: &String| line.starts_with("OK") || line.starts_with("ERROR");
+        let end = lines.kept.iter().skip(lines.seen).position(begins)?;
+        let (from, to) = (lines.seen, lines.seen + end);
+        lines.seen = to + 1;
+        let data = lines.kept.range(from..to).filter_map(|line| line.strip_prefix("DATA ")).map(str::to_owned);
+        Some((data.collect(), lines.kept.get(to)?.clone()))
+    }
+
+    pub(super) async fn answered(&self, within: Duration) -> Result<(Vec<String>, String)> {
+        let mut arrived = self.arrived.subscribe();
+        let found = async {
+            loop {
+                if let Some(answer) = self.answer() {
+                    return Ok(answer);
+                }
+                arrived.changed().await.context("the console is gone")?;
+            }
+        };
+        tokio::time::timeout(within, found).await.unwrap_or_else(|_| {
+            let lines: Vec<String> = self.lines().kept.iter().cloned().collect();
+            bail!("the board gave no answer within {within:?}, but:\n{}", lines.join("\n"))
+        })
+    }
+
     pub(super) async fn send(&self, bytes: &[u8]) -> Result<()> {
         let mut typing = self.typing.lock().await;
         typing.as_mut().context("the board is off")?.write_all(bytes).await.context("type at the console")
@@ -100,5 +134,30 @@ pub(super) async fn serve(listener: UnixListener, console: Arc<Console>) {
             line.clear();
         }
         *console.typing.lock().await = None;
+    }
+}
+
+/// A serial port for a program: what it writes is typed, and every line that the board says goes to it.
+pub(super) async fn serve_port(listener: UnixListener, console: Arc<Console>) {
+    while let Ok((stream, _)) = listener.accept().await {
+        let (mut read, mut write) = stream.into_split();
+        let mut lines = console.lines_out.subscribe();
+        let mut bytes = [0; 1_024];
+        loop {
+            let fine = tokio::select! {
+                line = lines.recv() => match line {
+                    Ok(line) => write.write_all(format!("{line}\r\n").as_bytes()).await.is_ok(),
+                    Err(_) => false,
+                },
+                count = read.read(&mut bytes) => match count {
+                    Ok(count @ 1..) => console.send(&bytes[..count]).await.is_ok(),
+                    // The program is through.
+                    _ => false,
+                },
+            };
+            if !fine {
+                break;
+            }
+        }
     }
 }

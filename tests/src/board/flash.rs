@@ -135,4 +135,22 @@ impl FlashFile {
         }
         Ok(())
     }
+
+    /// Waits, without letting go of the processor, until the flash erases, or programs after
+    /// `programs` more programs have ended.
+    ///
+    /// # Errors
+    /// When it did neither within `within`.
+    pub(super) fn watch_writes(&self, programs: u32, within: Duration) -> Result<()> {
+        let (until, before) = (Instant::now() + within, self.get(Word::Programs)?);
+        loop {
+            match self.phase()? {
+                Phase::Erase => return Ok(()),
+                Phase::Program if self.get(Word::Programs)?.wrapping_sub(before) >= programs => return Ok(()),
+                _ => {}
+            }
+            ensure!(Instant::now() < until, "the flash wrote too little within {within:?}");
+            std::thread::yield_now();
+        }
+    }
 }

@@ -10,6 +10,7 @@
 
 mod console;
 mod flash;
+mod pond;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -32,6 +33,7 @@ use tokio::task::JoinSet;
 use crate::process::Process;
 use console::Console;
 pub use flash::{FlashFile, FlashStats};
+pub use pond::{Pond, Tank, config_image};
 
 /// Longest that QEMU may take to answer or to connect.
 const QEMU_WITHIN: Duration = Duration::from_secs(20);
@@ -130,6 +132,7 @@ impl Board {
         let began = Instant::now();
         let mut tasks = JoinSet::new();
         tasks.spawn(console::serve(listen("uart0")?, console.clone()));
+        tasks.spawn(console::serve_port(listen("port")?, console.clone()));
         for (line, name) in ["uart1", "uart2"].into_iter().enumerate() {
             tasks.spawn(serve_line(listen(name)?, stage.clone(), line, options.line, began));
         }
@@ -194,6 +197,26 @@ impl Board {
         killing.await.context("the thread that kills")?
     }
 
+    /// Kills QEMU in the first erasure, or in a program once `programs` more have ended, whichever is
+    /// first, and `late` after that has begun; the phase that the flash was in when the power went.
+    ///
+    /// # Errors
+    /// When neither came within `within`.
+    pub async fn kill_in_flash(&mut self, programs: u32, late: Duration, within: Duration) -> Result<Phase> {
+        let (mut process, flash) = (self.process.take().context("the board is off")?, self.flash.clone());
+        self.control = None;
+        let killing = tokio::task::spawn_blocking(move || {
+            flash.watch_writes(programs, within)?;
+            let at = Instant::now() + late;
+            while Instant::now() < at {
+                std::thread::yield_now();
+            }
+            process.kill()?;
+            flash.phase()
+        });
+        killing.await.context("the thread that kills")?
+    }
+
     /// Switches it off and on again.
     ///
     /// # Errors
@@ -218,6 +241,22 @@ impl Board {
     /// When the board is off.
     pub async fn type_line(&self, line: &str) -> Result<()> {
         self.console.send(format!("{line}\n").as_bytes()).await
+    }
+
+    /// Gives a command of the console's language for programs (CONSOLE.md); its data, and the line
+    /// that ends its answer.
+    ///
+    /// # Errors
+    /// When the board is off or does not answer.
+    pub async fn ask(&self, command: &str, within: Duration) -> Result<(Vec<String>, String)> {
+        self.type_line(command).await?;
+        self.console.answered(within).await
+    }
+
+    /// The socket of its serial port, for a program such as `tianyu node provision`.
+    #[must_use]
+    pub fn port(&self) -> PathBuf {
+        self.directory.path().join("port")
     }
 
     /// Its flash.

@@ -19,7 +19,7 @@ const HALF_WORD_US: u64 = 5;
 const ERASE_US: u64 = 45_000;
 /// Mixtures that an erasure goes through.
 const ERASE_STEPS: u32 = 16;
-/// Most that the host may stretch an erasure.
+/// Most that the host may stretch a program or an erasure.
 const SLOW_MAX: u32 = 100;
 
 // SAFETY: the flash lies in the PSRAM, where no Rust object is.
@@ -62,14 +62,14 @@ fn scatter(seed: u32) -> u32 {
     z ^ z >> 16
 }
 
-fn program(at: u32, word: u32) {
+fn program(at: u32, word: u32, half_us: u64) {
     let old = WORDS.read(at as usize);
     control::set(Word::Address, at);
     // Some bits are cleared before others.
     WORDS.write(at as usize, old & (word | scatter(at ^ old)));
-    clock::spin_us(HALF_WORD_US);
+    clock::spin_us(half_us);
     WORDS.write(at as usize, old & word);
-    clock::spin_us(HALF_WORD_US);
+    clock::spin_us(half_us);
 }
 
 fn erase(sector: u32) {
@@ -124,8 +124,9 @@ impl NorFlash for Flash {
             return Err(FlashError::Failed);
         }
         control::set(Word::Phase, Phase::Program as u32);
+        let half_us = HALF_WORD_US * u64::from(control::get(Word::SlowProgram).clamp(1, SLOW_MAX));
         for (at, word) in (offset..).step_by(4).zip(bytes.chunks_exact(4)) {
-            program(at, u32::from_le_bytes([word[0], word[1], word[2], word[3]]));
+            program(at, u32::from_le_bytes([word[0], word[1], word[2], word[3]]), half_us);
         }
         control::set(Word::Phase, Phase::Idle as u32);
         control::count(Word::Programs);

@@ -214,7 +214,7 @@ fn connect(low: Spawner, settings: Settings, stack_seed: u64, network_seed: [u8;
 
     let Some(device) = Ethernet::start() else { return };
     let resources = RESOURCES.init(StackResources::new());
-    let (stack, runner) = embassy_net::new(device, network::first_config(), resources, stack_seed);
+    let (stack, runner) = embassy_net::new(device, network::first_config(&settings), resources, stack_seed);
     begin(low, net_task(runner));
     let settings = SETTINGS.init(settings);
     let network = Network::new(stack, Cable, &EXCHANGE, settings, BUFFERS.take(), network_seed);
