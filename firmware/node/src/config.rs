@@ -18,6 +18,7 @@ use crate::control::{Cause, Condition, Interlock, MISSED_MAX, Rule, STALE_MS};
 use crate::quality::Limits;
 use crate::sun::Place;
 
+pub use self::image::digest;
 pub use self::wiring::{COILS_MAX, INPUTS_MAX, Input, Output, RELAY_TIME_OUT_S_MAX, RELAYS_MAX, RelayBoard};
 
 /// Most Modbus lines.

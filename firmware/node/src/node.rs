@@ -14,7 +14,7 @@ use telemetry::snapshot::Snapshot;
 use telemetry::topic::{Down, Up};
 use telemetry::{ActuatorKind, Alarm, Flag, MissingReason, NodeName, Property, Quality, Record, Tests};
 
-use crate::config::{Actuator, Channel, Config, ConfigError, Output, Source};
+use crate::config::{self, Actuator, Channel, Config, ConfigError, Output, Source};
 use crate::control::{Change, Control, Now, Refusal};
 use crate::judge::Judge;
 use crate::ring::{Overwritten, Ring};
@@ -121,6 +121,8 @@ pub struct Node<F> {
     /// Booted, with a config that is valid.
     on: bool,
     config: Config,
+    /// Check sum of the image it came from.
+    digest: u32,
     boot: u16,
     ring: Option<Ring<F>>,
     session: Session,
@@ -156,6 +158,7 @@ impl<F: NorFlash> Node<F> {
             identity,
             on: false,
             config: Config::new(0),
+            digest: 0,
             boot: 0,
             ring: None,
             session,
@@ -197,6 +200,7 @@ impl<F: NorFlash> Node<F> {
     ) -> Result<(), ConfigError> {
         self.on = false;
         self.config.decode_from(image)?;
+        self.digest = config::digest(image);
         let now_ms = now_us / 1_000;
         self.judge.restart(&self.config);
         let (ring, made) = match Ring::open_or_format(flash, (seed >> 32) as u32) {
@@ -247,6 +251,11 @@ impl<F: NorFlash> Node<F> {
     /// Its config.
     pub fn config(&self) -> &Config {
         &self.config
+    }
+
+    /// The check sum of its config's image ([`config::digest`]).
+    pub fn config_digest(&self) -> u32 {
+        self.digest
     }
 
     /// The boot in whose time its records now are.
@@ -370,8 +379,8 @@ impl<F: NorFlash> Node<F> {
         self.judge.restart(&self.config);
         self.sampler.restart(&self.config, now_us);
         self.outputs_due = true;
-        let digest = i64::from(self.config.digest());
-        self.tell(now_ms, EventCode::ConfigApplied, 0, i64::from(self.config.number), digest);
+        self.digest = config::digest(image);
+        self.tell(now_ms, EventCode::ConfigApplied, 0, i64::from(self.config.number), i64::from(self.digest));
         self.describe(now_ms);
         self.read_once = 0;
         Ok(())
@@ -665,7 +674,7 @@ impl<F: NorFlash> Node<F> {
         let mut description = Description {
             t_ms: now_ms,
             config: self.config.number,
-            digest: self.config.digest(),
+            digest: self.digest,
             drift_ppm: self.config.drift_ppm,
             firmware: cut(self.identity.firmware),
             board: cut(self.identity.board),

@@ -31,7 +31,7 @@ impl<F: NorFlash, P: Pins, A: Parts, W: Watchdog> NodeHalf<F, P, A, W> {
             Ask::Config => Answer::Config(self.has_config.then(|| {
                 let config = self.node.config();
                 let counts = (config.channels.len() as u8, config.actuators.len() as u8);
-                (config.number, config.digest(), config.period_s, counts.0, counts.1, self.keep.standing())
+                (config.number, self.node.config_digest(), config.period_s, counts.0, counts.1, self.keep.standing())
             })),
             Ask::Actuator(index) => Answer::Actuator(self.actuator(index)),
             Ask::Calibrate { channel, for_s } => Answer::Calibrated(self.node.calibrate(channel, for_s, now_us)),
@@ -99,7 +99,7 @@ impl<F: NorFlash, P: Pins, A: Parts, W: Watchdog> NodeHalf<F, P, A, W> {
             asked: self.before.asked,
             fault: self.before.fault,
             degraded: self.degraded,
-            config: self.has_config.then(|| (node.config().number, node.config().digest(), self.keep.standing())),
+            config: self.has_config.then(|| (node.config().number, node.config_digest(), self.keep.standing())),
             ring,
             held,
             session: node.session().is_open(),

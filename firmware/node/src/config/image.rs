@@ -9,7 +9,6 @@ use minicbor::decode::{Decoder, Error as DecodeError};
 use minicbor::encode::write::Cursor;
 use minicbor::encode::{Encoder, Error as EncodeError};
 use sensors::modbus::{LineSettings, Parity, Settings};
-use telemetry::report::digest;
 use telemetry::{ActuatorKind, Property};
 
 use super::{
@@ -20,9 +19,21 @@ use crate::control::{Interlock, Rule};
 use crate::quality::Limits;
 use crate::sun::Place;
 
+/// The check sum by which descriptions name the config of this image. A node takes it of the image that it
+/// has, so that it needs no encoder.
+pub fn digest(image: &[u8]) -> u32 {
+    fold(0, image)
+}
+
+fn fold(sum: u32, bytes: &[u8]) -> u32 {
+    bytes.iter().fold(sum, |sum, byte| {
+        let [a, b, c, d] = sum.to_be_bytes();
+        telemetry::report::digest(&[a, b, c, d, *byte])
+    })
+}
+
 impl Config {
-    /// The check sum by which descriptions name this config: of its image, piece by piece, so that
-    /// it takes no room to make.
+    /// The [`digest`] of this config's image, made piece by piece.
     pub fn digest(&self) -> u32 {
         let mut encoder = Encoder::new(Fold(0));
         match self.write(&mut encoder) {
@@ -297,10 +308,7 @@ impl minicbor::encode::Write for Fold {
     type Error = core::convert::Infallible;
 
     fn write_all(&mut self, bytes: &[u8]) -> Result<(), Self::Error> {
-        for byte in bytes {
-            let [a, b, c, d] = self.0.to_be_bytes();
-            self.0 = digest(&[a, b, c, d, *byte]);
-        }
+        self.0 = fold(self.0, bytes);
         Ok(())
     }
 }
