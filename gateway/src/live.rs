@@ -138,9 +138,10 @@ impl Live {
             .iter()
             .filter_map(|o| {
                 let (property, place) = (o.property()?, places.get(usize::from(o.place))?);
+                let (zh, en) = property.titles();
                 Some(LiveReading {
                     property: property.name(),
-                    title: Title { zh: property.facts().zh, en: property.facts().en },
+                    title: Title { zh, en },
                     unit_symbol: property.facts().symbol,
                     site: place.site.clone(),
                     unit: place.unit.clone(),

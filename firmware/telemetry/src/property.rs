@@ -45,10 +45,6 @@ pub struct Facts {
     pub unit: &'static str,
     /// The unit as people read it.
     pub symbol: &'static str,
-    /// Chinese name.
-    pub zh: &'static str,
-    /// English name.
-    pub en: &'static str,
     /// Measurement it is stored under.
     pub medium: Medium,
     /// Decimal digits kept: a value is an integer times 10^-digits.
@@ -89,10 +85,15 @@ macro_rules! properties {
                 match name { $( $name => Some(Property::$variant), )* _ => None }
             }
 
+            /// Its names for people, Chinese and English. Apart from [`Facts`], because no node shows them.
+            pub const fn titles(self) -> (&'static str, &'static str) {
+                match self { $( Property::$variant => ($zh, $en), )* }
+            }
+
             /// All that is known of it.
             pub const fn facts(self) -> &'static Facts {
                 match self { $( Property::$variant => &Facts {
-                    name: $name, unit: $unit, symbol: $symbol, zh: $zh, en: $en, medium: Medium::$medium, digits: $digits,
+                    name: $name, unit: $unit, symbol: $symbol, medium: Medium::$medium, digits: $digits,
                     min: $min, max: $max, rate_max: $rate, rate_window_s: $window, stuck_after_s: $stuck, stuck_band: $band,
                 }, )* }
             }
