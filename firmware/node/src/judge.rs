@@ -16,10 +16,10 @@ use crate::quality::{History, from_input};
 
 /// Water temperature assumed for the salinity of oxygen when there is none, °C; the value is then
 /// marked as having a doubtful input. The factor moves by 0.1 % a degree.
-const CELSIUS_ASSUMED: f64 = 20.0;
+const CELSIUS_ASSUMED: f32 = 20.0;
 
 /// Salinity up to which ammonia is computed as in fresh water (domain page §2).
-const FRESH_PSU_MAX: f64 = 5.0;
+const FRESH_PSU_MAX: f32 = 5.0;
 
 /// What is known of every channel of a config.
 #[derive(Debug)]
@@ -61,7 +61,7 @@ impl Judge {
             if let (Some(channel), Some(history), true) =
                 (config.channels.get(index), self.histories.get_mut(index), fine)
             {
-                let value = channel.property.value(reading.value) as f32;
+                let value = channel.property.value_f32(reading.value);
                 history.recall(channel.property.facts(), value, age_ms);
             }
         }
@@ -101,8 +101,8 @@ impl Judge {
                 match channel.compensate_with {
                     Some(with) if config.salinity_psu > 0.0 => {
                         let (celsius, doubt) = celsius(config, &raws, with);
-                        let factor = compute::oxygen_salinity_factor(celsius, f64::from(config.salinity_psu));
-                        Sample { value: value * factor as f32, tests: tests.with(doubt) }
+                        let factor = compute::oxygen_salinity_factor(celsius, config.salinity_psu);
+                        Sample { value: value * factor, tests: tests.with(doubt) }
                     }
                     _ => Sample { value, tests },
                 }
@@ -164,13 +164,13 @@ impl Judge {
             let Some(Seen { value: Some(value), quality }) = self.seen(*input) else {
                 return (Err(MissingReason::Input), Quality::GOOD);
             };
-            *place = f64::from(value);
+            *place = value;
             if quality.flag().rank() > worst.flag().rank() {
                 worst = quality;
             }
         }
         let [a, b, c, d] = values;
-        let given = |n: usize, value: f64, otherwise: f32| if inputs.len() > n { value } else { f64::from(otherwise) };
+        let given = |n: usize, value: f32, otherwise: f32| if inputs.len() > n { value } else { otherwise };
         let mut tests = Tests::NONE;
         let value = match formula {
             Formula::OxygenSaturation => {
@@ -188,23 +188,22 @@ impl Judge {
             }
             Formula::Salinity => compute::salinity(a, b),
             Formula::Conductivity25 => compute::conductivity_25(a, b),
-            Formula::VapourPressureDeficit => compute::vapour_pressure_deficit(a, b, f64::from(config.leaf_warmer_c)),
+            Formula::VapourPressureDeficit => compute::vapour_pressure_deficit(a, b, config.leaf_warmer_c),
             Formula::DewPoint => compute::dew_point(a, b),
             Formula::AbsoluteHumidity => compute::absolute_humidity(a, b),
         };
-        let value = value as f32;
         let sample = Sample { value, tests };
         (if value.is_finite() { Ok(sample) } else { Err(MissingReason::Input) }, worst)
     }
 }
 
 /// The calibrated temperature of a channel, or what is assumed, with the mark of doubt.
-fn celsius(config: &Config, raws: &[Result<Sample, MissingReason>; CHANNELS_MAX], channel: u8) -> (f64, Tests) {
+fn celsius(config: &Config, raws: &[Result<Sample, MissingReason>; CHANNELS_MAX], channel: u8) -> (f32, Tests) {
     let index = usize::from(channel);
     match (config.channels.get(index), raws.get(index)) {
         (Some(channel), Some(Ok(sample))) => {
             let value = channel.calibration.slope * sample.value + channel.calibration.offset;
-            (f64::from(value), sample.tests)
+            (value, sample.tests)
         }
         _ => (CELSIUS_ASSUMED, Tests::INPUT),
     }

@@ -835,7 +835,7 @@ fn water(config: &Config, last: &Round) -> Water {
             let fine = matches!(reading.quality, Quality::Present { flag, .. } if flag != Flag::Fail);
             fine && channel.is_some_and(|channel| channel.property == property)
         });
-        reading.map(|reading| property.value(reading.value) as f32)
+        reading.map(|reading| property.value_f32(reading.value))
     };
     let has_thermometer = config.channels.iter().any(|channel| channel.property == Property::WaterTemperature);
     Water {

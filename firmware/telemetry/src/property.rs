@@ -150,7 +150,7 @@ properties! {
     63 Tilt "tilt" "deg" "°" "倾角" "tilt" Node 1 0.0..180.0 rate 0.0/0 stuck 0/0.0;
 }
 
-const POW10: [f64; 8] = [1.0, 10.0, 100.0, 1e3, 1e4, 1e5, 1e6, 1e7];
+const POW10: [u32; 8] = [1, 10, 100, 1_000, 10_000, 100_000, 1_000_000, 10_000_000];
 
 impl Property {
     /// The wire id.
@@ -169,19 +169,33 @@ impl Property {
     }
 
     /// Steps of the kept integer in one unit.
-    fn steps(self) -> f64 {
-        POW10.get(usize::from(self.facts().digits)).copied().unwrap_or(1.0)
+    fn steps(self) -> u32 {
+        POW10.get(usize::from(self.facts().digits)).copied().unwrap_or(1)
     }
 
     /// A value in the property's unit, as the integer that is kept and sent: rounded to the
     /// property's digits, half away from zero. `None` for NaN, infinities and what no `i32` holds.
     pub fn quantize(self, value: f32) -> Option<i32> {
-        self.quantize_exact(f64::from(value))
+        // In integers, which give what doubles would: a node has none. A float is its 24 bits times a
+        // power of two (IEEE 754), and those times at most 10^7 fit 48 bits.
+        let bits = value.to_bits();
+        let exponent = (bits >> 23 & 0xff) as i32;
+        let mantissa = bits & 0x7f_ffff | if exponent > 0 { 0x80_0000 } else { 0 };
+        let scaled = u64::from(mantissa) * u64::from(self.steps());
+        let size = match exponent.max(1) - 150 {
+            // Infinities, NaN, and whole numbers that no `i32` holds.
+            9.. => return None,
+            left @ 0..=8 => scaled << left,
+            right @ -63..=-1 => (scaled + (1 << (-right - 1))) >> -right,
+            _ => 0,
+        };
+        let size = i64::try_from(size).ok()?;
+        i32::try_from(if value < 0.0 { -size } else { size }).ok()
     }
 
     /// The kept integer of a value that [`Property::value`] gave: its inverse.
     pub fn quantize_exact(self, value: f64) -> Option<i32> {
-        let scaled = value * self.steps();
+        let scaled = value * f64::from(self.steps());
         if !(scaled > -2_147_483_649.0 && scaled < 2_147_483_648.0) {
             return None;
         }
@@ -190,7 +204,12 @@ impl Property {
 
     /// The value in the property's unit of a kept integer: the double nearest to the decimal.
     pub fn value(self, quantized: i32) -> f64 {
-        f64::from(quantized) / self.steps()
+        f64::from(quantized) / f64::from(self.steps())
+    }
+
+    /// The same in single precision, for a node.
+    pub fn value_f32(self, quantized: i32) -> f32 {
+        quantized as f32 / self.steps() as f32
     }
 
     /// The factor and offset to the unit SenML calls primary (RFC 8428 §12.1), with its name;
