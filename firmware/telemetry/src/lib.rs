@@ -32,7 +32,7 @@ pub mod topic;
 
 pub use actuator::ActuatorKind;
 pub use alarm::Alarm;
-pub use cbor::{Malformed, TooLong};
+pub use cbor::{Malformed, TooLong, skip_item};
 pub use name::{NodeName, RecordName};
 pub use property::{Medium, Property};
 pub use quality::{Flag, MissingReason, Quality, Tests};

@@ -82,7 +82,7 @@ impl<'b> Items<'b> {
         let mut walk = Decoder::new(self.bytes);
         (0..self.count).map_while(move |_| {
             let here = walk.clone();
-            walk.skip().ok()?;
+            telemetry::skip_item(&mut walk).ok()?;
             Some(here)
         })
     }
@@ -152,7 +152,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Profile<'_>, ProfileError> {
     let writes = items(&mut d, bytes, WRITES_MAX, "settings", |d| write(d).map(drop))?;
     let relay = if version >= 2 { Some(relay(&mut d)?) } else { None };
     for _ in known..elements {
-        d.skip()?;
+        telemetry::skip_item(&mut d).map_err(|_| ProfileError::Malformed)?;
     }
     if d.position() != bytes.len() {
         return Err(ProfileError::Malformed);
