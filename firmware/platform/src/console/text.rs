@@ -50,6 +50,34 @@ impl Display for Hex<'_> {
     }
 }
 
+/// An IPv6 address as RFC 5952 wants it, but never with an IPv4 address in it. (The one of `core` aligns as well,
+/// for 2 KB.)
+struct V6([u16; 8]);
+
+impl Display for V6 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The first of the longest runs of zeros, of two at least.
+        let (mut from, mut longest, mut run) = (0, 1, 0);
+        for (index, part) in self.0.iter().enumerate() {
+            run = if *part == 0 { run + 1 } else { 0 };
+            if run > longest {
+                (from, longest) = (index + 1 - run, run);
+            }
+        }
+        let gap = if longest > 1 { from..from + longest } else { 8..8 };
+        for (index, part) in self.0.iter().enumerate() {
+            if index == gap.start {
+                f.write_str("::")?;
+            }
+            if !gap.contains(&index) {
+                let colon = if index == 0 || index == gap.end { "" } else { ":" };
+                write!(f, "{colon}{part:x}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
 /// A time, days and hours as far as there are any.
 struct Span(u64);
 
@@ -167,10 +195,11 @@ fn network(out: &mut impl Write, status: &Status) -> fmt::Result {
     let glance = &status.network;
     write!(out, "network: {}", doing(glance.doing))?;
     if let Some((address, bits)) = glance.ipv4 {
-        write!(out, ", {address}/{bits}")?;
+        let [a, b, c, d] = address.octets();
+        write!(out, ", {a}.{b}.{c}.{d}/{bits}")?;
     }
     if let Some((address, bits)) = glance.ipv6 {
-        write!(out, ", {address}/{bits}")?;
+        write!(out, ", {}/{bits}", V6(address.segments()))?;
     }
     if let Some(rssi) = glance.rssi {
         write!(out, ", {rssi} dBm")?;
@@ -246,4 +275,36 @@ pub(crate) fn tested(out: &mut impl Write, tested: &Tested) -> fmt::Result {
     count(out, format_args!("pins that read back as set"), tested.pins)?;
     write!(out, "time of day: {}\r\n", if tested.clock { "ok" } else { "not known" })?;
     write!(out, "gateway: {}\r\n", if tested.gateway { "ok" } else { "has not answered" })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::format;
+    use std::net::Ipv6Addr;
+
+    use super::*;
+
+    #[test]
+    fn ipv6_addresses_are_written_as_the_standard_library_writes_them() {
+        for text in [
+            "::",
+            "::1",
+            "1::",
+            "fe80::5054:ff:fe12:3456",
+            "2001:db8::1:0:0:1",
+            "2001:db8:0:1:1:1:1:1",
+            "1:2:3:4:5:6:7:8",
+        ] {
+            let address: Ipv6Addr = text.parse().unwrap();
+            assert_eq!(format!("{}", V6(address.segments())), format!("{address}"));
+        }
+        // Every place of zeros.
+        for zeros in 0..=u8::MAX {
+            let address =
+                Ipv6Addr::from(core::array::from_fn(|n| if zeros >> n & 1 == 1 { 0u16 } else { 0xa0 + n as u16 }));
+            if address.to_ipv4().is_none() {
+                assert_eq!(format!("{}", V6(address.segments())), format!("{address}"));
+            }
+        }
+    }
 }
