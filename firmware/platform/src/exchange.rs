@@ -128,6 +128,7 @@ pub struct Glance {
 /// flash.
 pub struct Room {
     outbox: Outbox,
+    down: Channel<CriticalSectionRawMutex, Message, DOWN_MAX>,
     image: Mutex<CriticalSectionRawMutex, ImageBuffer>,
 }
 
@@ -135,7 +136,7 @@ impl Room {
     /// An empty one.
     #[expect(clippy::new_without_default, reason = "it is placed in a static")]
     pub const fn new() -> Self {
-        Self { outbox: Outbox::new(), image: Mutex::new([0; IMAGE_BUFFER_BYTES]) }
+        Self { outbox: Outbox::new(), down: Channel::new(), image: Mutex::new([0; IMAGE_BUFFER_BYTES]) }
     }
 }
 
@@ -143,7 +144,7 @@ impl Room {
 pub struct Exchange {
     lines: [Line; BUSES_MAX],
     pub(crate) outbox: &'static Outbox,
-    pub(crate) down: Channel<CriticalSectionRawMutex, Message, DOWN_MAX>,
+    pub(crate) down: &'static Channel<CriticalSectionRawMutex, Message, DOWN_MAX>,
     connection: Blocking<CriticalSectionRawMutex, Cell<Connection>>,
     glance: Blocking<CriticalSectionRawMutex, Cell<Glance>>,
     pub(crate) image: &'static Mutex<CriticalSectionRawMutex, ImageBuffer>,
@@ -162,7 +163,7 @@ impl Exchange {
         Self {
             lines: [Line::new(), Line::new()],
             outbox: &room.outbox,
-            down: Channel::new(),
+            down: &room.down,
             connection: Blocking::new(Cell::new(Connection { number: 0, up: false })),
             glance: Blocking::new(Cell::new(Glance {
                 doing: Doing::Nothing,
