@@ -375,6 +375,9 @@ pub enum ConfigError {
     /// An aerator whose relays hold when the node dies.
     #[error("actuator {0} is an aerator on relays that hold: a time-out or a watchdog relay is needed")]
     HoldingRelays(u8),
+    /// An aerator on a coil that has to be closed for it to run.
+    #[error("actuator {0} is an aerator that stops when its coil is dead: it has to run when the coil is open")]
+    DeadCoil(u8),
     /// A longest run that is shorter than the shortest, without a rest, or of what is safe when on.
     #[error("the longest run of actuator {0} is impossible, or ends in an unsafe state")]
     Run(u8),
@@ -580,6 +583,10 @@ impl Config {
         }
         if aerates && actuator.drive == Drive::Relays {
             return Err(ConfigError::HoldingRelays(index));
+        }
+        // What lets go of the coils, a time-out or a watchdog relay, must not stop it.
+        if aerates && matches!(actuator.output, Output::Coil { inverted: false, .. }) {
+            return Err(ConfigError::DeadCoil(index));
         }
         let run_s = actuator.run_s;
         if run_s > 0 && (on || restart_on || run_s < rule.pauses().on_s || actuator.least_off_s() == 0) {

@@ -871,6 +871,8 @@ fn wiring_that_cannot_be_is_refused() {
     assert_eq!(refused(|it| it.relays[0].time_out_s = 0), Err(ConfigError::Output(0)), "it promises a time-out");
     assert_eq!(refused(|it| it.actuators[0].drive = Drive::Pin), Err(ConfigError::Output(0)), "a coil is no pin");
     assert_eq!(refused(|it| it.actuators[0].drive = Drive::Relays), Err(ConfigError::HoldingRelays(0)));
+    let closed = refused(|it| it.actuators[0].output = Output::Coil { relay: 0, coil: 3, inverted: false });
+    assert_eq!(closed, Err(ConfigError::DeadCoil(0)), "it would stop when its time is out");
     let doubled = refused(|it| {
         it.actuators[0] = Actuator { drive: Drive::Pin, output: it.actuators[1].output, ..it.actuators[0] };
     });

@@ -80,6 +80,14 @@ impl Reading<'_> {
                     format!("the proof of \"{name}\" is due before a round is over: within_s = {period_s} at least");
                 (at, what)
             }
+            E::DeadCoil(index) => {
+                let (at, name) = actuator(index);
+                let what = format!(
+                    "\"{name}\" is an aerator that stops when its relay board lets go of the coils: wire it to the contact \
+                     that is closed while the coil is dead (NC), and write inverted = true"
+                );
+                (at, what)
+            }
             E::HoldingRelays(index) => {
                 let (at, name) = actuator(index);
                 let table = document.actuator.get(usize::from(index));
@@ -319,6 +327,7 @@ fn mend(config: &mut Config, error: ConfigError) -> bool {
         }
         E::TooSeldom(index)
         | E::HoldingRelays(index)
+        | E::DeadCoil(index)
         | E::Aerator(index)
         | E::SafeState(index)
         | E::Rule(index)
