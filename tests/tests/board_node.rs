@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use system_tests::board::{Options, Pond};
 use system_tests::station::{NOWHERE, WITHIN};
-use system_tests::{Influx, influx, until};
+use system_tests::{Influx, Mosquitto, influx, until};
 use telemetry::{Flag, Property};
 
 const SOON: Duration = Duration::from_secs(30);
@@ -100,5 +100,35 @@ async fn a_node_works_on_a_network_that_has_ipv6_only() -> Result<()> {
     let Some(mut pond) = Pond::new(Some(NOWHERE), "", options).await? else { return Ok(()) };
     pond.provision().await?;
     pond.stored("a round over IPv6", |_, _| true).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_forgets_everything_costs_a_node_nothing() -> Result<()> {
+    let Some(mut mosquitto) = Mosquitto::start("").await? else { return Ok(()) };
+    let broker = format!("[broker]\nhost = \"127.0.0.1\"\nport = {}\n", mosquitto.port());
+    let Some(mut pond) = Pond::new(Some(NOWHERE), &broker, Options::default()).await? else { return Ok(()) };
+    pond.settings.port = mosquitto.port();
+    pond.provision().await?;
+    pond.stored("a round by way of the broker", |_, _| true).await?;
+    for _ in 0..3 {
+        let rounds = pond.history()?.len();
+        mosquitto.kill()?;
+        mosquitto.restart().await?;
+        let more = |stored: usize| stored >= rounds + 2;
+        until("rounds after the broker's restart", WITHIN, || async {
+            pond.history().ok().filter(|history| more(history.len()))
+        })
+        .await?;
+    }
+    until("everything is delivered", WITHIN, || async {
+        pond.board.status().await.ok().filter(|status| status.contains(", 0 not yet with the gateway"))
+    })
+    .await?;
+    pond.board.kill()?;
+    let (ring, _, records) = pond.board.records()?;
+    let (records, rounds, gone) = pond.delivered(ring, records).await?;
+    ensure!(gone == 0, "nothing was torn");
+    println!("measured: {records} records, {rounds} rounds through 3 restarts of a broker without memory");
     Ok(())
 }

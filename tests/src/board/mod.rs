@@ -63,10 +63,24 @@ struct Stage {
 /// # Errors
 /// When it does not build.
 pub fn image(board: &str, program: &str) -> Result<PathBuf> {
+    build(board, program, &[])
+}
+
+/// As [`image`], with features, beside the plain one so that neither is built again for the other.
+///
+/// # Errors
+/// When it does not build.
+pub fn image_with(board: &str, program: &str, features: &str) -> Result<PathBuf> {
+    let beside = format!("../../../target/boards-{features}");
+    build(board, program, &["--features", features, "--target-dir", &beside])
+}
+
+fn build(board: &str, program: &str, more: &[&str]) -> Result<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../firmware/boards").join(board);
     // From its own folder: that is where its target and linker script are named.
     let built = Command::new(env!("CARGO"))
         .args(["build", "--quiet", "--locked", "--release", "--message-format=json", "--bin", program])
+        .args(more)
         .current_dir(&folder)
         .output()
         .context("run Cargo")?;

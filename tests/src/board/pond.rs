@@ -26,7 +26,7 @@ use telemetry::mac::Key;
 use telemetry::record::Round;
 use telemetry::{ActuatorKind, NodeName, Property, Record};
 
-use super::{Board, Options, Scene, image};
+use super::{Board, Options, Scene, image, image_with};
 use crate::books::{self, Name, Stored};
 use crate::station::{NODES, Station, WITHIN};
 use crate::{qemu, until};
@@ -194,7 +194,23 @@ impl Pond {
     pub async fn new(influx_url: Option<&str>, more: &str, options: Options) -> Result<Option<Self>> {
         let Some(qemu) = qemu()? else { return Ok(None) };
         let image = tokio::task::spawn_blocking(|| image("qemu-mps2", "qemu-mps2")).await??;
-        let mut station = Station::new(influx_url, more)?;
+        Self::with(&qemu, &image, Station::new(influx_url, more)?, options).await.map(Some)
+    }
+
+    /// As [`Pond::new`], with the image that speaks TLS and a gateway that speaks nothing else.
+    /// `station` has its certificate; `pin` is the SHA-256 of its public key.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn over_tls(station: Station, pin: [u8; 32]) -> Result<Option<Self>> {
+        let Some(qemu) = qemu()? else { return Ok(None) };
+        let image = tokio::task::spawn_blocking(|| image_with("qemu-mps2", "qemu-mps2", "tls")).await??;
+        let mut pond = Self::with(&qemu, &image, station, Options::default()).await?;
+        pond.settings.pin = Some(pin);
+        Ok(Some(pond))
+    }
+
+    async fn with(qemu: &Path, image: &Path, mut station: Station, options: Options) -> Result<Self> {
         station.start().await?;
         let (status, lines) = station.tianyu.command(&["node", "add", NODES[0]], WITHIN).await?;
         ensure!(status.success(), "{lines:?}");
@@ -223,8 +239,8 @@ impl Pond {
         let probe = Instrument::new(probe()?, 1, 0.0, 1).exact();
         let peripherals = Box::new(Fittings::new(Bench::default(), 4));
         let scene = Scene { world: Box::new(tank.clone()), lines: [vec![Box::new(probe)], Vec::new()], peripherals };
-        let board = Board::new(&qemu, &image, options, scene)?;
-        Ok(Some(Self { board, station, tank, config: config()?, settings }))
+        let board = Board::new(qemu, image, options, scene)?;
+        Ok(Self { board, station, tank, config: config()?, settings })
     }
 
     /// Switches the board on for the first time and provisions it over its console.
