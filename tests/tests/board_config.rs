@@ -123,3 +123,19 @@ async fn a_flash_that_fails_costs_records_and_no_cycle_of_control() -> Result<()
     says(&pond, "alarms: none").await?;
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_scan_of_a_line_finds_the_probe_by_its_address_and_tells_what_it_looks_like() -> Result<()> {
+    let Some(mut pond) = Pond::new(Some(NOWHERE), "", Options::default()).await? else { return Ok(()) };
+    pond.provision().await?;
+    pond.stored("a first round", |_, _| true).await?;
+    pond.board.type_line("scan 0 1 4").await?;
+    let found = pond.board.console_line("found address 1", WITHIN).await?;
+    ensure!(found.contains("renke"), "{found}");
+    pond.board.console_line("> 01 03", WITHIN).await?;
+    pond.board.console_line("1 found", WITHIN).await?;
+    // Sampling went on: a round that began after the scan has the probe's value.
+    let rounds = pond.history()?.len();
+    until("rounds after the scan", WITHIN, || async { pond.history().ok().filter(|it| it.len() > rounds + 1) }).await?;
+    Ok(())
+}
