@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use system_tests::board::{Options, Pond};
+use system_tests::books::Stored;
 use system_tests::station::{NOWHERE, WITHIN};
 use system_tests::until;
 
@@ -30,14 +31,13 @@ async fn says(pond: &Pond, wanted: &str) -> Result<String> {
         .await
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_file_becomes_a_node_another_config_is_confirmed_and_one_without_its_probe_rolls_back() -> Result<()> {
-    let Some(mut pond) = Pond::new(Some(NOWHERE), "", Options::default()).await? else { return Ok(()) };
+/// A board that was provisioned with the file over its serial port and has proved itself.
+async fn made() -> Result<Option<Pond>> {
+    let Some(mut pond) = Pond::new(Some(NOWHERE), "", Options::default()).await? else { return Ok(None) };
     let (status, lines) = pond.station.tianyu.command(&["node", "revoke", "pond-1"], WITHIN).await?;
     ensure!(status.success(), "{lines:?}");
     pond.station.tianyu.file("quick.toml", &Pond::profile()?.replace("renke-rs-ldo-n01", "quick"))?;
-    let port = pond.settings.port;
-    pond.station.tianyu.file("pond-1.toml", &file(port, 2, 1))?;
+    pond.station.tianyu.file("pond-1.toml", &file(pond.settings.port, 3, 1))?;
     pond.board.start().await?;
     let serial = format!("unix:{}", pond.board.port().display());
     let provision = ["node", "provision", "--serial", &serial, "pond-1.toml", "--by", "li"];
@@ -45,9 +45,46 @@ async fn a_file_becomes_a_node_another_config_is_confirmed_and_one_without_its_p
     ensure!(status.success(), "{lines:?}");
     says(&pond, "confirmed").await?;
     pond.stored("a round", |_, _| true).await?;
+    Ok(Some(pond))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_channel_is_calibrated_against_a_standard_and_its_readings_name_the_calibration() -> Result<()> {
+    let Some(pond) = made().await? else { return Ok(()) };
+    let calibrate = [
+        "node",
+        "calibrate",
+        "pond-1.toml",
+        "oxygen",
+        "--standard",
+        "7.55",
+        "--by",
+        "li",
+        "--next-due",
+        "2027-05-25",
+        "--yes",
+    ];
+    let (status, lines) = pond.station.tianyu.command(&calibrate, 4 * WITHIN).await?;
+    ensure!(status.success(), "{lines:?}");
+    let oxygen = |stored: &Stored| {
+        let found = stored.readings.iter().find(|(_, name, ..)| name == "dissolved_oxygen");
+        found.map(|(.., reading)| reading.clone())
+    };
+    let calibrated = |stored: &Stored| oxygen(stored).is_some_and(|it| it.calibration == 1);
+    let (_, stored) = pond.stored("a reading under the calibration", |_, stored| calibrated(stored)).await?;
+    let reading = oxygen(&stored);
+    let fine = reading.as_ref().is_some_and(|it| it.value == Some(7.55) && it.raw == Some(7.19));
+    ensure!(fine, "{reading:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_becomes_a_node_another_config_is_confirmed_and_one_without_its_probe_rolls_back() -> Result<()> {
+    let Some(mut pond) = made().await? else { return Ok(()) };
+    let port = pond.settings.port;
 
     // Another period: on trial, and confirmed by the receipt of its description and a reading.
-    pond.station.tianyu.file("pond-1.toml", &file(port, 3, 1))?;
+    pond.station.tianyu.file("pond-1.toml", &file(port, 4, 1))?;
     let push = ["node", "push", "pond-1.toml", "--by", "li"];
     let (status, lines) = pond.station.tianyu.command(&push, 2 * WITHIN).await?;
     ensure!(status.success(), "{lines:?}");
@@ -56,7 +93,7 @@ async fn a_file_becomes_a_node_another_config_is_confirmed_and_one_without_its_p
     says(&pond, "confirmed").await?;
 
     // One whose oxygen probe is not there: the aerator's rule never reads, so it is given up.
-    pond.station.tianyu.file("pond-1.toml", &file(port, 3, 9))?;
+    pond.station.tianyu.file("pond-1.toml", &file(port, 4, 9))?;
     let (_, lines) = pond.station.tianyu.command(&push, 2 * WITHIN).await?;
     says(&pond, "config 3 ").await.map_err(|error| error.context(lines.join("\n")))?;
     for _ in 0..BOOTS {
