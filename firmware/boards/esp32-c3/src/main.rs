@@ -285,7 +285,8 @@ async fn begin_network(spawner: Spawner, begin: &'static mut NetworkThread) {
     // A radio that does not start is a network half that does not go on: supervision restarts, three times.
     let Ok(controller) = WifiController::new(wifi.reborrow(), Default::default()) else { return };
     let resources = RESOURCES.init_with(StackResources::new);
-    let (stack, runner) = embassy_net::new(Interface::station(), network::first_config(settings), resources, *stack_seed);
+    let (stack, runner) =
+        embassy_net::new(Interface::station(), network::first_config(settings), resources, *stack_seed);
     spawner.spawn(once(network_stack(runner)));
     let network = Network::new(stack, Radio(controller), &EXCHANGE, settings, BUFFERS.take(), *network_seed);
     spawner.spawn(once(network_half(NETWORK.init(network))));

@@ -332,7 +332,7 @@ async fn begin_network(
     spawner.spawn(once(run_radio(runner)));
     control.init(cyw43_firmware::CYW43_43439A0_CLM).await;
     let resources = RESOURCES.init_with(StackResources::new);
-    let (stack, runner) = embassy_net::new(device, network::first_config(&settings), resources, stack_seed);
+    let (stack, runner) = embassy_net::new(device, network::first_config(settings), resources, stack_seed);
     spawner.spawn(once(network_stack(runner)));
     let radio = Radio::new(control, stack).await;
     let network = Network::new(stack, radio, &EXCHANGE, settings, BUFFERS.take(), network_seed);
