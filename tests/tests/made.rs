@@ -32,7 +32,7 @@ const POND: &str = r#"
 [node]
 name = "pond-7"
 board = "qemu-mps2"
-period_s = 2
+period_s = 3
 batch_records = 1
 hold_s = 1
 
@@ -127,10 +127,10 @@ async fn images_are_made_with_credentials_of_their_own_and_never_issued_twice_in
     // The same file again: the same credentials, the same number. A changed one: the next number.
     ensure!(command(&tianyu, &image).await?.1.contains("number 1, digest"));
     ensure!(node::settings::Settings::decode(&settings()?)? == first);
-    tianyu.file("pond-7.toml", &POND.replace("period_s = 2", "period_s = 3"))?;
+    tianyu.file("pond-7.toml", &POND.replace("period_s = 3", "period_s = 4"))?;
     ensure!(command(&tianyu, &image).await?.1.contains("number 2, digest"));
     let config = Config::decode(&std::fs::read(folder.join("images/pond-7.config.cbor"))?)?;
-    ensure!((config.number, config.period_s) == (2, 3));
+    ensure!((config.number, config.period_s) == (2, 4));
 
     // Without its token no second one is made behind anybody's back.
     let elsewhere = ["node", "image", "pond-7.toml", "--out", "elsewhere"];
@@ -311,7 +311,7 @@ async fn a_board_is_provisioned_over_its_console_and_what_it_runs_is_read_back()
     let console = board.join().map_err(|_| anyhow::anyhow!("the board"))??;
     let settings = node::settings::Settings::decode(&console.settings.context("settings")?)?;
     ensure!(settings.name.as_str() == "pond-7");
-    ensure!(Config::decode(&console.config.context("a config")?)?.period_s == 2);
+    ensure!(Config::decode(&console.config.context("a config")?)?.period_s == 3);
 
     // Nobody there, and the wrong thing there.
     let (code, text) = command(&tianyu, &["node", "provision", "--serial", "unix:nobody", "pond-7.toml"]).await?;
@@ -391,7 +391,7 @@ impl Made {
 async fn a_pushed_config_is_followed_until_the_node_runs_it_and_a_bad_one_changes_nothing() -> Result<()> {
     let mut made = made().await?;
     let push = ["node", "push", "pond-7.toml", "--by", "li", "--wait", "50"];
-    made.tianyu.file("pond-7.toml", &POND.replace("period_s = 2", "period_s = 5"))?;
+    made.tianyu.file("pond-7.toml", &POND.replace("period_s = 3", "period_s = 5"))?;
     let (code, text) = command(&made.tianyu, &push).await?;
     ensure!(code == 0 && text.contains("\"pond-7\" runs config 2"), "{code}: {text}");
     ensure!(made.runs() == 2 && made.states()?.last() == Some(&(2, What::Taken)), "{:?}", made.states()?);
@@ -404,7 +404,7 @@ async fn a_pushed_config_is_followed_until_the_node_runs_it_and_a_bad_one_change
     let request = Request::ConfigPush { node: "pond-7".into(), number: bad, channels: vec![1, 4], by: "li".into() };
     let answer = control::ask(&made.data(), &request)?;
     ensure!(answer.done && answer.text.contains("is sent"), "{}", answer.text);
-    made.tianyu.file("pond-7.toml", &POND.replace("period_s = 2", "period_s = 3"))?;
+    made.tianyu.file("pond-7.toml", &POND.replace("period_s = 3", "period_s = 4"))?;
     let (code, text) = command(&made.tianyu, &push).await?;
     ensure!(code == 0 && text.contains("runs config 4"), "{code}: {text}");
     let states = made.states()?;
@@ -425,7 +425,7 @@ async fn a_pushed_config_is_followed_until_the_node_runs_it_and_a_bad_one_change
     for host in made.fleet.stop().await {
         drop(host);
     }
-    made.tianyu.file("pond-7.toml", &POND.replace("period_s = 2", "period_s = 4"))?;
+    made.tianyu.file("pond-7.toml", &POND.replace("period_s = 3", "period_s = 6"))?;
     let (code, text) = command(&made.tianyu, &["node", "push", "pond-7.toml", "--wait", "0"]).await?;
     ensure!(code == 1 && text.contains("goes on by itself"), "{code}: {text}");
     made.tianyu.kill()?;
