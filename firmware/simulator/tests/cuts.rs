@@ -141,13 +141,11 @@ fn ring_life<const S: usize, const W: usize, const R: usize>(rng: &mut StdRng, m
         kept.insert(next, (content(next, 0, true), early));
         unused = next + 1;
     }
-    drop(ring);
     for boot in 0..rng.random_range(3..7) {
         flash.power_on();
         if boot == 0 || id.is_some() {
             let again = Ring::open_or_format(Kept(&mut flash), 7).unwrap();
             let (next, made) = (again.0.next_seq(), again.1);
-            drop(again);
             assert!(!made || boot == 0, "the ring is gone");
             if !made {
                 let again = Ring::open_or_format(Kept(&mut flash), 8).unwrap().0;
@@ -166,7 +164,6 @@ fn ring_life<const S: usize, const W: usize, const R: usize>(rng: &mut StdRng, m
         let mut buffer = [0; 512];
         check(&mut ring, &kept, &pending, early, sectors);
         early += 1;
-        drop(ring);
         // In a ring of three sectors, a confirmed passing over of names that is followed by several boots
         // in a row, each cut in a sector's header that is whole but for a few unstable bits, can come
         // back to the names before it. Such headers are left out here.
@@ -218,7 +215,6 @@ fn ring_life<const S: usize, const W: usize, const R: usize>(rng: &mut StdRng, m
                 }
             }
         }
-        drop(ring);
     }
     count(&flash);
 }
@@ -391,7 +387,6 @@ fn faults_life<const S: usize, const W: usize, const R: usize>(rng: &mut StdRng,
         for of in kept.iter().rev().take(20.min(per_sector - 20)) {
             assert!(there.contains(of), "{of} of {kept:?} is lost");
         }
-        drop(log);
         arm(rng, &mut flash, 80, true);
         let mut log = FaultLog::open(Kept(&mut flash)).unwrap();
         for _ in 0..rng.random_range(1..60) {

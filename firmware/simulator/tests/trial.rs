@@ -85,7 +85,7 @@ impl Run {
     fn receipt(&mut self, utc_ms: Option<i64>) {
         let mut body = [0; 64];
         let length = Receipt { ring: self.ring, next: self.next, utc_ms }.encode(&mut body).unwrap();
-        self.send(Down::Receipt, &body[..length].to_vec());
+        self.send(Down::Receipt, &body[..length]);
     }
 
     fn send(&mut self, kind: Down, body: &[u8]) {
@@ -305,11 +305,14 @@ fn cut_everywhere<const S: usize, const W: usize>(ecc: bool) -> u64 {
     cuts
 }
 
+/// One thing that is done to slots.
+type Step<const S: usize, const W: usize> = fn(&mut Slots<Nor<S, W>>) -> Result<(), SlotError<NorError>>;
+
 /// Stages, confirms; stages, gives up, says so, until the power fails: the flash, and how many steps
 /// were done.
 fn live<const S: usize, const W: usize>(flash: Nor<S, W>) -> (Nor<S, W>, usize) {
     let mut slots = Slots::open(flash, "board").unwrap();
-    let steps: [fn(&mut Slots<Nor<S, W>>) -> Result<(), SlotError<NorError>>; 5] = [
+    let steps: [Step<S, W>; 5] = [
         |slots| slots.stage(&[1; 300], "a", 1, Source::Serial),
         Slots::confirm,
         |slots| slots.stage(&[2; 300], "b", 2, Source::Mqtt),

@@ -89,6 +89,7 @@ fn ammonia_of_sea_water(each: &mut dyn FnMut(Vector)) {
 /// UNESCO's checks, and conductivities at the surface down to fresh water.
 fn practical_salinity(each: &mut dyn FnMut(Vector)) {
     let mut near = |got, wanted, within| each(Vector { of: "salinity", got, wanted, within });
+    #[expect(clippy::excessive_precision, reason = "as UNESCO prints them")]
     let checks = black_box([(1.0, 15.0, 0.0, 35.0), (1.2, 20.0, 2000.0, 37.245_628), (0.65, 5.0, 1500.0, 27.995_347)]);
     for (ratio, t, dbar, wanted) in checks {
         near(salinity_of_ratio(ratio, t, dbar), wanted, 2e-5);
