@@ -197,18 +197,7 @@ impl Board {
     /// # Errors
     /// When the flash was not in that phase within `within`.
     pub async fn kill_in(&mut self, phase: Phase, late: Duration, within: Duration) -> Result<Phase> {
-        let (mut process, flash) = (self.process.take().context("the board is off")?, self.flash.clone());
-        self.control = None;
-        let killing = tokio::task::spawn_blocking(move || {
-            flash.watch(phase, within)?;
-            let at = Instant::now() + late;
-            while Instant::now() < at {
-                std::thread::yield_now();
-            }
-            process.kill()?;
-            flash.phase()
-        });
-        killing.await.context("the thread that kills")?
+        self.kill_after(late, move |flash| flash.watch(phase, within)).await
     }
 
     /// Kills QEMU in the first erasure, or in a program once `programs` more have ended, whichever is
@@ -217,10 +206,18 @@ impl Board {
     /// # Errors
     /// When neither came within `within`.
     pub async fn kill_in_flash(&mut self, programs: u32, late: Duration, within: Duration) -> Result<Phase> {
+        self.kill_after(late, move |flash| flash.watch_writes(programs, within)).await
+    }
+
+    async fn kill_after(
+        &mut self,
+        late: Duration,
+        watch: impl FnOnce(&FlashFile) -> Result<()> + Send + 'static,
+    ) -> Result<Phase> {
         let (mut process, flash) = (self.process.take().context("the board is off")?, self.flash.clone());
         self.control = None;
         let killing = tokio::task::spawn_blocking(move || {
-            flash.watch_writes(programs, within)?;
+            watch(&flash)?;
             let at = Instant::now() + late;
             while Instant::now() < at {
                 std::thread::yield_now();
