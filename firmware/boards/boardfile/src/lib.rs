@@ -103,6 +103,14 @@ impl BoardFile {
         Ok(std::fs::write(out()?.join("board.rs"), self.rust(names)?)?)
     }
 
+    /// Writes `map.rs`, the flash map alone: for a board whose pins are not its processor's.
+    ///
+    /// # Errors
+    /// When the map is not possible or cannot be written.
+    pub fn write_map(&self) -> Result<(), Box<dyn Error>> {
+        Ok(std::fs::write(out()?.join("map.rs"), self.flash.rust()?)?)
+    }
+
     fn rust(&self, names: Names) -> Result<String, Box<dyn Error>> {
         let mut text = String::new();
         writeln!(text, "/// The board's name.\npub const NAME: &str = {:?};", self.name)?;

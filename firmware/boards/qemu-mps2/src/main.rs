@@ -8,7 +8,7 @@ use embassy_executor::{SpawnError, SpawnToken, Spawner};
 use embassy_net::{Runner, StackResources};
 use embassy_time::Duration;
 use node::{Node, RestartCause, settings::Settings};
-use platform::flash::{Map, Range, Region, Shared};
+use platform::flash::{Region, Shared};
 use platform::kept::{BACKTRACE_MAX, Fault};
 use platform::network::{self, Network};
 use platform::parts::Engine;
@@ -30,13 +30,7 @@ static EXCHANGE: Exchange = Exchange::new(&ROOM);
 #[unsafe(link_section = ".uninit.KEPT")]
 static KEPT: MaybeUninit<Kept> = MaybeUninit::uninit();
 
-const MAP: Map = Map {
-    ring: Range { from: 0x11_0000, bytes: 0x4_0000 },
-    config: [Range { from: 0x10_0000, bytes: 0x4000 }, Range { from: 0x10_4000, bytes: 0x4000 }],
-    settings: Range { from: 0x10_8000, bytes: 0x2000 },
-    faults: Range { from: 0x10_a000, bytes: 0x2000 },
-    image: [Range { from: 0, bytes: 0x8_0000 }, Range { from: 0x8_0000, bytes: 0x8_0000 }],
-};
+include!(concat!(env!("OUT_DIR"), "/map.rs"));
 
 struct Outputs(&'static Tunnel);
 
